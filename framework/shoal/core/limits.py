@@ -1,0 +1,37 @@
+"""Every limit in one place, named ``<thing>_<UNIT>_MAX`` (or what it is), with where its figure comes from."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Runtime: what one function process takes.
+BODY_BYTES_MAX: Final = 32 * 2**20  # a request's body; Triton itself stops at 64 MiB from 25.06
+HEADER_BYTES_MAX: Final = 64 * 2**10  # all headers of one request
+CONCURRENCY_MAX: Final = 1_000  # what a function may ask for; Knative's own upper bound
+CONCURRENCY_DEFAULT: Final = 16  # requests in the handler at once
+QUEUE_FACTOR: Final = 4  # requests waiting for a slot, as a multiple of the concurrency
+TIMEOUT_SECONDS_DEFAULT: Final = 60.0  # a request's deadline; Knative's drain needs 31 s and more
+TIMEOUT_SECONDS_MAX: Final = 600.0
+KEEP_ALIVE_SECONDS: Final = 100  # queue-proxy keeps idle connections 90 s: ours must live longer
+THREADS_DEFAULT: Final = 8  # threads for synchronous handlers
+
+# CloudEvents.
+EVENT_BYTES_MAX: Final = 1 * 2**20  # one event in a broker; the specification asks for 64 KiB at least
+EVENT_BATCH_MAX: Final = 100  # events in one batch
+EVENT_ATTRIBUTE_BYTES_MAX: Final = 4 * 2**10  # one context attribute
+
+# Pool client.
+POOL_CONNECTIONS_MAX: Final = 32  # to one replica, from one process
+POOL_RESPONSE_BYTES_MAX: Final = 256 * 2**20  # one inference answer
+POOL_HEADER_BYTES_MAX: Final = 64 * 2**10  # one answer's headers
+POOL_CONNECT_SECONDS_MAX: Final = 5.0
+POOL_BUDGET_SECONDS_MIN: Final = 0.010  # below this a call is refused here: short deadlines crash Triton 2.51
+MODELS_PER_FUNCTION_MAX: Final = 16
+
+# Local platform.
+FUNCTIONS_MAX: Final = 200
+INSTANCES_PER_REVISION_MAX: Final = 20
+ACTIVATION_SECONDS_MAX: Final = 60.0  # how long a first request is held while its function starts
+GATEWAY_HELD_REQUESTS_MAX: Final = 1_000  # requests held for functions at zero
+DELIVERY_ATTEMPTS_MAX: Final = 20
+EVENT_HOPS_MAX: Final = 255  # replies of replies before an event is taken for a loop (Knative's default TTL)
