@@ -1,6 +1,6 @@
 """The platform port: what a place that runs functions can do, the same on a laptop and on a cluster.
 
-``platform/local`` and ``platform/knative`` implement it; the suite both pass is ``tests/contract/test_platform.py``.
+``platform/local`` and ``platform/knative`` implement it; both pass the suite ``tests/contract/test_platform.py``.
 Calls are synchronous: they come from a command line. Each raises from ``core.errors`` only.
 """
 
