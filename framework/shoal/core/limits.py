@@ -35,3 +35,21 @@ ACTIVATION_SECONDS_MAX: Final = 60.0  # how long a first request is held while i
 GATEWAY_HELD_REQUESTS_MAX: Final = 1_000  # requests held for functions at zero
 DELIVERY_ATTEMPTS_MAX: Final = 20
 EVENT_HOPS_MAX: Final = 255  # replies of replies before an event is taken for a loop (Knative's default TTL)
+
+# Pool: one Triton server and its models.
+TRITON_INSTALL_SECONDS_MAX: Final = 900.0  # making the stand-in's environment, on a slow line
+TRITON_START_SECONDS_MAX: Final = 120.0  # from start to ready: 1 s on a free machine
+TRITON_STOP_SECONDS_MAX: Final = 10.0  # then killed; a dead stub makes Triton wait without need
+
+# Specification files: written by hand, so anything larger is a mistake.
+SPEC_BYTES_MAX: Final = 64 * 2**10  # one function.yaml
+SPEC_DEPTH_MAX: Final = 12  # nested lists and mappings
+SPEC_NODES_MAX: Final = 2_000  # values, each alias counted as what it stands for
+SPEC_MISTAKES_MAX: Final = 20  # told at once
+ENV_VARIABLES_MAX: Final = 100
+ENV_VALUE_BYTES_MAX: Final = 32 * 2**10  # Linux takes 128 KiB for one
+TRIGGERS_PER_FUNCTION_MAX: Final = 20
+FILTER_ATTRIBUTES_MAX: Final = 10
+WINDOW_SECONDS_MIN: Final = 1.0  # idle time before zero; Knative itself takes 6 s at least
+WINDOW_SECONDS_MAX: Final = 3600.0
+BACKOFF_SECONDS_MAX: Final = 600.0
