@@ -7,9 +7,11 @@
     ├── RequestError              400  the caller of a function
     │   ├── NotFoundError         404  no such function, route or handler
     │   ├── MethodError           405  the handler does not take this method
+    │   ├── SlowRequestError      408  the request's bytes came too slowly
     │   ├── BodyTooLargeError     413  the body passes its limit
     │   ├── MediaTypeError        415  a content type no handler takes
     │   ├── BodyError             422  the body is not what the handler declares
+    │   ├── HeadersTooLargeError  431  the header fields pass their limit
     │   └── EventError            400  not a legal CloudEvent
     ├── OverloadError             503  the function's admission queue is full; temporary
     ├── DeadlineError             504  the caller's deadline passed
@@ -26,6 +28,8 @@
     │   └── PoolProtocolError     502  the answer is not the protocol
     └── PlatformError             500  component "platform"
         ├── NotRunningError       503  the platform (or one of its processes) is not up
+        ├── InstanceError         502  a function's instance broke off after it was sent the request
+        ├── StoreError            503  the event store cannot keep it (disk full, database locked); temporary
         ├── ConflictError         409  the state changed meanwhile, or the name is taken
         └── DeployError           500  a deployment ended without a ready revision; carries the one reason
 
@@ -96,6 +100,12 @@ class MethodError(RequestError):
     status = 405
 
 
+class SlowRequestError(RequestError):
+    """The request's bytes came too slowly."""
+
+    status = 408
+
+
 class BodyTooLargeError(RequestError):
     """The body passes its limit."""
 
@@ -112,6 +122,12 @@ class BodyError(RequestError):
     """The body is not what the handler declares."""
 
     status = 422
+
+
+class HeadersTooLargeError(RequestError):
+    """The header fields pass their limit."""
+
+    status = 431
 
 
 class EventError(RequestError):
@@ -205,6 +221,19 @@ class PlatformError(ShoalError):
 
 class NotRunningError(PlatformError):
     """The platform, or the part asked, is not up."""
+
+    status = 503
+    temporary = True
+
+
+class InstanceError(PlatformError):
+    """A function's instance broke off after it was sent the request: whether it acted on it is unknown."""
+
+    status = 502
+
+
+class StoreError(PlatformError):
+    """The event store cannot keep what it was given."""
 
     status = 503
     temporary = True

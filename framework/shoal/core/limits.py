@@ -53,3 +53,37 @@ FILTER_ATTRIBUTES_MAX: Final = 10
 WINDOW_SECONDS_MIN: Final = 1.0  # idle time before zero; Knative itself takes 6 s at least
 WINDOW_SECONDS_MAX: Final = 3600.0
 BACKOFF_SECONDS_MAX: Final = 600.0
+
+# Gateway.
+GATEWAY_CONNECTIONS_MAX: Final = 2_000  # open at once from callers; each may need one more to an instance
+GATEWAY_FIELD_BYTES_MAX: Final = 16 * 2**10  # one header field, or the request line
+GATEWAY_FIELDS_MAX: Final = 128  # header fields of one request
+GATEWAY_BUFFER_BYTES_MAX: Final = 64 * 2**10  # a body up to this is read whole, a larger one is streamed
+GATEWAY_IDLE_SECONDS_MAX: Final = 75.0  # a connection without a complete request head
+GATEWAY_POOL_IDLE_SECONDS_MAX: Final = 90.0  # an idle connection to an instance; below KEEP_ALIVE_SECONDS
+GATEWAY_CONNECT_SECONDS_MAX: Final = 5.0  # to an instance on the same machine
+GATEWAY_CONNECT_ATTEMPTS_MAX: Final = 3  # instances tried for one request while none took the connection
+GATEWAY_MARGIN_SECONDS: Final = 1.0  # past a function's own timeout, so that its own answer comes first
+GATEWAY_DRAIN_SECONDS_MAX: Final = 30.0  # what requests in flight get at SIGTERM
+GATEWAY_RECENT_MAX: Final = 200  # requests the page shows
+GATEWAY_NAMES_SHOWN_MAX: Final = 20  # functions named in a 404
+
+# Broker.
+BROKER_CONNECTIONS_MAX: Final = 500
+BROKER_WRITES_QUEUED_MAX: Final = 2_000  # store operations waiting for the writer thread
+BROKER_GROUP_MAX: Final = 500  # operations in one commit
+BROKER_BYTES_MAX: Final = 1 * 2**30  # the database file
+BROKER_BUSY_SECONDS_MAX: Final = 2.0  # waiting for another process's lock on the database
+BROKER_EVENTS_KEPT_MAX: Final = 10_000  # finished events kept
+BROKER_KEPT_SECONDS_MAX: Final = 24 * 3600.0  # a finished event is kept
+BROKER_DEAD_KEPT_MAX: Final = 10_000  # dead letters kept; the oldest go first
+BROKER_DEAD_KEPT_SECONDS_MAX: Final = 7 * 24 * 3600.0
+BROKER_PRUNE_SECONDS: Final = 10.0  # between two sweeps of the retention rules
+BROKER_PRUNE_ROWS_MAX: Final = 1_000  # rows removed in one transaction
+BROKER_DRAIN_SECONDS_MAX: Final = 5.0  # at SIGTERM; what is cut is delivered again by the next process
+BROKER_LISTED_MAX: Final = 200  # dead letters in one answer
+BROKER_REASON_CHARS_MAX: Final = 500  # of an answer, kept with a dead letter
+TRIGGERS_MAX: Final = 500
+TRIGGER_CONCURRENCY_MAX: Final = 16  # deliveries under way for one trigger
+BACKOFF_SECONDS_MAX: Final = 600.0  # between two attempts
+RETRY_AFTER_SECONDS_MAX: Final = 600.0  # of a subscriber's Retry-After that is honoured
