@@ -7,6 +7,8 @@
     ├── RequestError              400  the caller of a function
     │   ├── NotFoundError         404  no such function, route or handler
     │   ├── MethodError           405  the handler does not take this method
+    │   ├── BodySlowError         408  the body did not arrive before the deadline
+    │   ├── HeadersTooLargeError  431  the request line and headers pass their limit
     │   ├── SlowRequestError      408  the request's bytes came too slowly
     │   ├── BodyTooLargeError     413  the body passes its limit
     │   ├── MediaTypeError        415  a content type no handler takes
@@ -95,15 +97,31 @@ class NotFoundError(RequestError):
 
 
 class MethodError(RequestError):
-    """The handler does not take this method."""
+    """The handler does not take this method; ``allowed`` are those it takes (the answer's ``Allow`` header)."""
 
     status = 405
+
+    def __init__(self, message: str, *, allowed: tuple[str, ...] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.allowed = allowed
 
 
 class SlowRequestError(RequestError):
     """The request's bytes came too slowly."""
 
     status = 408
+
+
+class BodySlowError(RequestError):
+    """The body did not arrive before the deadline."""
+
+    status = 408
+
+
+class HeadersTooLargeError(RequestError):
+    """The request line and headers pass their limit."""
+
+    status = 431
 
 
 class BodyTooLargeError(RequestError):
