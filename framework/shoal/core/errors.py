@@ -7,8 +7,6 @@
     ├── RequestError              400  the caller of a function
     │   ├── NotFoundError         404  no such function, route or handler
     │   ├── MethodError           405  the handler does not take this method
-    │   ├── BodySlowError         408  the body did not arrive before the deadline
-    │   ├── HeadersTooLargeError  431  the request line and headers pass their limit
     │   ├── SlowRequestError      408  the request's bytes came too slowly
     │   ├── BodyTooLargeError     413  the body passes its limit
     │   ├── MediaTypeError        415  a content type no handler takes
@@ -110,18 +108,6 @@ class SlowRequestError(RequestError):
     """The request's bytes came too slowly."""
 
     status = 408
-
-
-class BodySlowError(RequestError):
-    """The body did not arrive before the deadline."""
-
-    status = 408
-
-
-class HeadersTooLargeError(RequestError):
-    """The request line and headers pass their limit."""
-
-    status = 431
 
 
 class BodyTooLargeError(RequestError):
