@@ -57,10 +57,11 @@ def wav() -> bytes:
 
 
 def zipped(content: bytes) -> bytes:
-    """One file in a zip archive."""
+    """Several files and a folder in a zip archive."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("errors.py", content)
+        for name in ("pictures/a.png", "pictures/b.png", "notes/read me.txt", "code/errors.py"):
+            archive.writestr(name, png() if name.endswith("png") else content)
     return buffer.getvalue()
 
 
