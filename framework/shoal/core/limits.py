@@ -14,6 +14,26 @@ TIMEOUT_SECONDS_DEFAULT: Final = 60.0  # a request's deadline; Knative's drain n
 TIMEOUT_SECONDS_MAX: Final = 600.0
 KEEP_ALIVE_SECONDS: Final = 100  # queue-proxy keeps idle connections 90 s: ours must live longer
 THREADS_DEFAULT: Final = 8  # threads for synchronous handlers
+THREADS_MAX: Final = 256  # more wait for each other's interpreter lock
+BODY_BYTES_CEILING: Final = 1 * 2**30  # what SHOAL_BODY_BYTES_MAX may say: bodies are held in memory
+HEADER_SECONDS_MAX: Final = 20.0  # from a request's first byte to its last header
+DISCARD_BYTES_MAX: Final = 64 * 2**20  # of a body too large, read and dropped so that its sender reads the answer
+DISCARD_SECONDS_MAX: Final = 5.0  # the same, in time
+REQUEST_ID_CHARS_MAX: Final = 128  # of a caller's x-request-id; a longer one is replaced
+RETRY_AFTER_SECONDS: Final = 1.0  # told to a caller that was refused for load
+WATCH_AFTER_SECONDS: Final = 0.05  # a request older than this is watched for its caller hanging up
+CANCEL_GRACE_SECONDS: Final = 0.02  # a handler gets this to end after its deadline; its caller is answered without it
+MODEL_REFRESH_SECONDS: Final = 5.0  # between two looks at a model that is ready
+MODEL_RETRY_SECONDS_MIN: Final = 0.1  # the same while it is not, doubling
+MODEL_RETRY_SECONDS_MAX: Final = 2.0
+MODEL_LOOK_SECONDS_MAX: Final = 10.0  # one look
+DRAIN_MARGIN_SECONDS: Final = 2.0  # past the longest deadline, for answers on their way out
+STOP_HOOKS_SECONDS_MAX: Final = 10.0  # all stop hooks together
+LOG_FLUSH_SECONDS: Final = 0.1  # a log line waits at most this before it is written
+LOG_BUFFER_BYTES_MAX: Final = 8 * 2**20  # lines kept while nobody reads them; then they are dropped and counted
+LOG_FLUSH_BYTES: Final = 64 * 2**10  # written at once past this
+BACKLOG_CONNECTIONS_MAX: Final = 2048  # waiting to be accepted
+HANDLER_SERIES_MAX: Final = 100  # handlers with counters of their own
 
 # CloudEvents.
 EVENT_BYTES_MAX: Final = 1 * 2**20  # one event in a broker; the specification asks for 64 KiB at least
@@ -26,6 +46,19 @@ POOL_RESPONSE_BYTES_MAX: Final = 256 * 2**20  # one inference answer
 POOL_HEADER_BYTES_MAX: Final = 64 * 2**10  # one answer's headers
 POOL_CONNECT_SECONDS_MAX: Final = 5.0
 POOL_BUDGET_SECONDS_MIN: Final = 0.010  # below this a call is refused here: short deadlines crash Triton 2.51
+POOL_MARGIN_SECONDS: Final = 0.005  # Triton's queue gives up this much before the caller does, so that its answer arrives
+POOL_JSON_BYTES_MAX: Final = 1 * 2**20  # the JSON part of an answer; tensors travel beside it
+POOL_JOIN_BYTES_MAX: Final = 64 * 2**10  # up to here one copy and one write are cheaper than a vectored write
+POOL_WAITERS_MAX: Final = 1_024  # calls waiting for a connection to one replica
+POOL_RETRY_RATIO: Final = 0.1  # retries per request, over the whole process
+POOL_RETRY_BURST_MAX: Final = 10.0  # retries saved up while nothing fails
+POOL_COOLDOWN_SECONDS: Final = 1.0  # a replica that refused a connection, or lacks a model, is passed over this long
+CONTROL_LOAD_SECONDS_MAX: Final = 600.0  # a load is synchronous: all instances and their warm-up
+CONTROL_CALL_SECONDS_MAX: Final = 10.0  # any other control call
+TENSOR_RANK_MAX: Final = 32  # dimensions of one tensor
+TENSOR_CALLS_CACHED_MAX: Final = 128  # request headers kept per model, one for each combination of shapes
+REQUEST_ID_CHARS_MAX: Final = 256  # Triton repeats the id in its log and its errors
+ERROR_TEXT_CHARS_MAX: Final = 400  # of a replica's own error text that reaches a caller
 MODELS_PER_FUNCTION_MAX: Final = 16
 
 # Local platform.
