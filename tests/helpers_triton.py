@@ -1,0 +1,71 @@
+"""Builds the model repository of the tests: small Python models over every datatype, and ones that misbehave."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.triton.tensors import DATATYPE_BYTES
+
+SOURCES = Path(__file__).with_name("triton_models")
+IDENTITIES = {f"identity_{datatype.lower()}": datatype for datatype in DATATYPE_BYTES}
+SLOW_QUEUE_MAX = 2  # requests waiting for the slow model before Triton refuses more
+
+_CONFIG = """\
+backend: "python"
+max_batch_size: {max_batch_size}
+input [ {{ name: "x" data_type: TYPE_{datatype} dims: [ {dim} ] }} ]
+output [ {{ name: "y" data_type: TYPE_{datatype} dims: [ {dim} ] }} ]
+instance_group [ {{ count: 1 kind: KIND_CPU }} ]
+dynamic_batching {{
+  default_queue_policy {{
+    default_timeout_microseconds: 60000000
+    allow_timeout_override: true
+    max_queue_size: {queue}
+  }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class TritonAddress:
+    """A running Triton: ``http`` and ``grpc`` are ``host:port``, ``url`` is http://host:port."""
+
+    http: str
+    grpc: str
+    repository: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.http}"
+
+
+def write_model(
+    repository: Path,
+    name: str,
+    source: str,
+    *,
+    datatype: str = "FP32",
+    dim: int = -1,
+    max_batch_size: int = 0,
+    queue: int = 256,
+) -> Path:
+    """Add one model whose code is ``triton_models/<source>.py``; give its folder."""
+    folder = repository / name
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(SOURCES / f"{source}.py", folder / "1" / "model.py")
+    dtype = "STRING" if datatype == "BYTES" else datatype
+    config = _CONFIG.format(max_batch_size=max_batch_size, datatype=dtype, dim=dim, queue=queue)
+    (folder / "config.pbtxt").write_text(config)
+    return folder
+
+
+def write_repository(repository: Path) -> list[str]:
+    """Write every test model below ``repository`` and give their names."""
+    for name, datatype in IDENTITIES.items():
+        write_model(repository, name, "identity", datatype=datatype)
+    write_model(repository, "batching_identity", "identity", dim=256, max_batch_size=64)
+    write_model(repository, "slow", "slow", dim=1, max_batch_size=1, queue=SLOW_QUEUE_MAX)
+    write_model(repository, "failing", "failing")
+    return sorted(path.name for path in repository.iterdir())
