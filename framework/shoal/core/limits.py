@@ -39,6 +39,7 @@ HANDLER_SERIES_MAX: Final = 100  # handlers with counters of their own
 EVENT_BYTES_MAX: Final = 1 * 2**20  # one event in a broker; the specification asks for 64 KiB at least
 EVENT_BATCH_MAX: Final = 100  # events in one batch
 EVENT_ATTRIBUTE_BYTES_MAX: Final = 4 * 2**10  # one context attribute
+EVENT_EXTENSIONS_MAX: Final = 64  # extension attributes of one event
 
 # Pool client.
 POOL_CONNECTIONS_MAX: Final = 32  # to one replica, from one process
