@@ -1,0 +1,149 @@
+"""What the gateway's and the broker's servers share: aiohttp with the limits it leaves open, and a clean end.
+
+A connection must bring a complete request head within the idle limit, header fields are counted, connections are
+bounded, and what is not HTTP/1.1 is answered with a problem and one log line instead of a traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from shoal.core import limits
+from shoal.core.errors import HeadersTooLargeError, PlatformError, RequestError, ShoalError
+from shoal.platform.local import problems
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+_PR_SET_PDEATHSIG: Final = 1
+_BACKLOG: Final = 1024  # connections the kernel keeps while this process restarts
+
+
+class Server(web.Server):
+    """A listening server's requests and connections, at most ``connections_max`` of these."""
+
+    def __init__(self, handler: Handler, connections_max: int) -> None:
+        super().__init__(
+            handler,
+            handler_cancellation=True,  # who went away is not worked for
+            auto_decompress=False,
+            access_log=None,
+            keepalive_timeout=limits.GATEWAY_IDLE_SECONDS_MAX,
+            max_line_size=limits.GATEWAY_FIELD_BYTES_MAX,
+            max_field_size=limits.GATEWAY_FIELD_BYTES_MAX,
+            max_headers=limits.GATEWAY_FIELDS_MAX,
+        )
+        self.connections_max = connections_max
+
+    def __call__(self) -> web.RequestHandler:
+        """Make the protocol of one connection."""
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Connection(web.RequestHandler):
+    """One connection; refuses what is not HTTP in the platform's own form."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, or close it at once when there are too many."""
+        super().connection_made(transport)
+        manager = self._manager
+        if isinstance(manager, Server) and len(manager.connections) > manager.connections_max:
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what the parser or a handler could not cope with, and log one line."""
+        error = _as_problem(status, exc)
+        log("error" if error.status >= 500 else "warning", error.message, component=error.component)
+        if request.writer.output_size > 0:
+            raise ConnectionError("part of the answer is sent already")
+        return problems.response(error, close=True)
+
+
+def _as_problem(status: int, exc: BaseException | None) -> ShoalError:
+    if isinstance(exc, LineTooLong):
+        return HeadersTooLargeError(
+            f"the request line or a header field passes the limit of {limits.GATEWAY_FIELD_BYTES_MAX} bytes"
+        )
+    if status < 500:
+        return RequestError("the request is not well-formed HTTP/1.1")
+    return PlatformError(f"an internal error ({type(exc).__name__}); {HTTPStatus(500).description}")
+
+
+def check_headers(request: web.BaseRequest) -> None:
+    """Raise HeadersTooLargeError when all header fields together pass their limit."""
+    size = sum(len(name) + len(value) for name, value in request.raw_headers)
+    if size > limits.HEADER_BYTES_MAX:
+        raise HeadersTooLargeError(f"the header fields have {size} bytes; the limit is {limits.HEADER_BYTES_MAX}")
+
+
+def log(level: str, message: str, **fields: Any) -> None:
+    """Write one JSON line to stdout."""
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    write_line(json.dumps({"time": time, "level": level, "message": message, **fields}) + "\n")
+
+
+def write_line(line: str) -> None:
+    """Write a whole line to stdout at once."""
+    sys.stdout.write(line)
+    sys.stdout.flush()
+
+
+def inherited_socket(fd: int) -> socket.socket:
+    """Take over a listening socket from the parent process."""
+    sock = socket.socket(fileno=fd)
+    sock.setblocking(False)
+    return sock
+
+
+async def serve_control(app: web.Application, path: Path) -> web.AppRunner:
+    """Serve a control application on a unix socket only the owner may open, replacing what a dead process left."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    path.unlink(missing_ok=True)
+    await web.UnixSite(runner, str(path)).start()
+    path.chmod(0o600)
+    return runner
+
+
+async def serve_until_signal(server: Server, sock: socket.socket, drain_s: float) -> None:
+    """Serve on ``sock`` until SIGTERM or SIGINT, then finish what is in flight within ``drain_s`` seconds."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    listener = await loop.create_server(server, sock=sock, backlog=_BACKLOG)
+    await stop.wait()
+    listener.close()
+    server.pre_shutdown()
+    await server.shutdown(drain_s)
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process with the one that started it (Linux), also after kill -9."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as it may: every request can need two connections."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
