@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers_triton import TritonAddress, write_repository
 
+from helpers_triton import TritonAddress, write_repository
 from shoal.pool import environment
 from shoal.pool.server import TritonServer
 

@@ -1,15 +1,16 @@
-"""Fails as its input says: 0 refuses this request, 1 raises for the whole batch, 2 ends the stub; else answers it."""
+"""Fails as its input says: 0 refuses this request, 1 raises for the whole batch, 2 ends the stub; else answers."""
 
 import os
+from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    def execute(self, requests):
+    def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
 
-    def _answer(self, request):
+    def _answer(self, request: Any) -> Any:
         x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
         if x[0] == 2:
             os._exit(1)

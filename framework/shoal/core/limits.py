@@ -57,6 +57,7 @@ POOL_COOLDOWN_SECONDS: Final = 1.0  # a replica that refused, or lacks the model
 CONTROL_LOAD_SECONDS_MAX: Final = 600.0  # a load is synchronous: all instances and their warm-up
 CONTROL_CALL_SECONDS_MAX: Final = 10.0  # any other control call
 TENSOR_RANK_MAX: Final = 32  # dimensions of one tensor
+TENSOR_EMPTY_ROWS_MAX: Final = 2**20  # rows of a tensor without elements: each still is a list in Python
 TENSOR_CALLS_CACHED_MAX: Final = 128  # request headers kept per model, one for each combination of shapes
 REQUEST_ID_CHARS_MAX: Final = 256  # Triton repeats the id in its log and its errors
 ERROR_TEXT_CHARS_MAX: Final = 400  # of a replica's own error text that reaches a caller
@@ -71,9 +72,11 @@ DELIVERY_ATTEMPTS_MAX: Final = 20
 EVENT_HOPS_MAX: Final = 255  # replies of replies before an event is taken for a loop (Knative's default TTL)
 
 # Pool: one Triton server and its models.
-TRITON_INSTALL_SECONDS_MAX: Final = 900.0  # making the stand-in's environment, on a slow line
+INSTALL_SECONDS_MAX: Final = 900.0  # one installation from the package index, on a slow line
 TRITON_START_SECONDS_MAX: Final = 120.0  # from start to ready: 1 s on a free machine
 TRITON_STOP_SECONDS_MAX: Final = 10.0  # then killed; a dead stub makes Triton wait without need
+MODEL_FILES_MAX: Final = 1_000  # files of one model version
+MODEL_CONFIG_BYTES_MAX: Final = 1 * 2**20  # one config.pbtxt
 
 # Specification files: written by hand, so anything larger is a mistake.
 SPEC_BYTES_MAX: Final = 64 * 2**10  # one function.yaml

@@ -13,7 +13,6 @@ import fcntl
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -23,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from shoal.core.errors import PoolError, UsageError
+from shoal.core.errors import UsageError
 from shoal.core.hashing import file_digest, parts_digest
-from shoal.core.limits import TRITON_INSTALL_SECONDS_MAX
 from shoal.core.names import HASH_CHARS
+from shoal.core.packages import install_into_environment, make_environment, run
 
 LOCK: Final = Path(__file__).with_name("triton.lock")
 OWN_BACKENDS: Final = Path(__file__).with_name("backends")
@@ -84,7 +83,7 @@ def unavailable() -> str:
 def prepare(cache: Path, progress: Progress = lambda line: None) -> TritonEnvironment:
     """Give the environment, made first if it is not there; safe to call from several processes at once.
 
-    Raises UsageError when this machine cannot run it, PoolError when the installation fails.
+    Raises UsageError when this machine cannot run it, PlatformError when the installation fails.
     """
     _check_machine()
     libpython = find_libpython()
@@ -177,29 +176,10 @@ def _build(root: Path) -> None:
 
 
 def _install(root: Path) -> None:
-    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    pip_flag = ["--without-pip"] if uv else []
-    _run([sys.executable, "-m", "venv", *pip_flag, str(root)])
-    python = str(root / "bin" / "python3")
-    installer = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
-    _run([*installer, "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", str(LOCK)])
+    make_environment(root)
+    install_into_environment(root, ["--no-deps", "--require-hashes", "-r", str(LOCK)])
 
 
 def _check_complete(root: Path) -> None:
     code = "import numpy, onnxruntime; assert numpy.__version__.startswith('1.'), numpy.__version__"
-    _run([str(root / "bin" / "python3"), "-c", code])
-
-
-def _run(command: list[str]) -> None:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TRITON_INSTALL_SECONDS_MAX, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise PoolError(f"installing the Triton stand-in failed: {error}") from error
-    if done.returncode != 0:
-        tail = (done.stderr or done.stdout).strip()[-1_000:]
-        raise PoolError(
-            f"installing the Triton stand-in failed: {Path(command[0]).name} ended with {done.returncode}: {tail}",
-            hint="check that the package index is reachable, then run the same command again",
-        )
+    run([str(root / "bin" / "python3"), "-c", code])

@@ -1,0 +1,60 @@
+"""Installing wheels from the package index, with uv where it is and pip where it is not."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shoal.core.errors import PlatformError, UsageError
+from shoal.core.limits import INSTALL_SECONDS_MAX
+
+_OUTPUT_CHARS_SHOWN = 1_000
+
+
+def find_uv() -> str:
+    """Give the path of uv, beside the running interpreter or on PATH; empty when there is none."""
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    return shutil.which("uv", path=os.pathsep.join(folders)) or ""
+
+
+def make_environment(root: Path) -> None:
+    """Make a virtual environment of the running Python below ``root``; PlatformError when that fails."""
+    run([sys.executable, "-m", "venv", *(["--without-pip"] if find_uv() else []), str(root)])
+
+
+def install_into_environment(root: Path, arguments: Sequence[str]) -> None:
+    """Install wheels, never source, into the virtual environment ``root``; PlatformError when that fails."""
+    python, uv = str(root / "bin" / "python3"), find_uv()
+    installer = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
+    run([*installer, "--quiet", "--only-binary", ":all:", *arguments])
+
+
+def install_into_folder(folder: Path, arguments: Sequence[str]) -> None:
+    """Unpack wheels for the running Python into ``folder``, no dependencies; PlatformError when that fails."""
+    uv = find_uv()
+    if not uv and importlib.util.find_spec("pip") is None:
+        raise UsageError("neither uv nor pip is in this environment", hint=f"{sys.executable} -m ensurepip")
+    installer = (
+        [uv, "pip", "install", "--python", sys.executable] if uv else [sys.executable, "-m", "pip", "install"]
+    )
+    run([*installer, "--quiet", "--only-binary", ":all:", "--no-deps", "--target", str(folder), *arguments])
+
+
+def run(command: Sequence[str]) -> None:
+    """Run one step of an installation; PlatformError with the end of what it printed when it fails."""
+    name = Path(command[0]).name
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS_MAX, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PlatformError(f"an installation failed: {name}: {error}") from error
+    if done.returncode != 0:
+        tail = (done.stderr or done.stdout).strip()[-_OUTPUT_CHARS_SHOWN:]
+        raise PlatformError(
+            f"an installation failed: {name} ended with {done.returncode}: {tail}",
+            hint="check that the package index is reachable, then run the same command again",
+        )
