@@ -19,7 +19,7 @@ from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from shoal.core.errors import EventError, MediaTypeError
-from shoal.core.limits import EVENT_BATCH_MAX
+from shoal.core.limits import EVENT_ATTRIBUTE_BYTES_MAX, EVENT_BATCH_MAX
 from shoal.runtime import jsontext
 from shoal.runtime.events import (
     NO_EXTENSIONS,
@@ -45,8 +45,10 @@ STRUCTURED_TYPE: Final = "application/cloudevents+json"
 BATCH_TYPE: Final = "application/cloudevents-batch+json"
 
 _CORE: Final = frozenset((*REQUIRED, *OPTIONAL))
-_NAMES: Final = {f"ce-{name}".encode(): name for name in _CORE - {"datacontenttype"}}
-_SAFE: Final = re.compile(r"[!#$&-~]*")  # printable ASCII without space, '"' and '%'
+_NAMES: Final = {f"ce-{name}".encode(): name for name in _CORE} | {b"content-type": "datacontenttype"}
+del _NAMES[b"ce-datacontenttype"]
+_PLAIN: Final = re.compile(rb"[ !#$&-~]{1,%d}" % EVENT_ATTRIBUTE_BYTES_MAX).fullmatch  # most values: as they are
+_SAFE: Final = re.compile(r"[!#$&-~]*").fullmatch  # printable ASCII without space, '"' and '%'
 _UNSAFE: Final = re.compile(r"[^!#$&-~]")
 _ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -93,19 +95,17 @@ def from_binary(headers: Headers, body: bytes) -> CloudEvent:
     """
     found: dict[str, str] = {}
     extensions: dict[str, Extension] = {}
-    content_type: str | None = None
     for header, value in headers:
-        if header[:3] == b"ce-":
-            name = _NAMES.get(header) or _extension_name(header)
-            if not name:
-                continue
-            target = found if header in _NAMES else extensions
-            if name in target:
+        if (name := _NAMES.get(header)) is not None:
+            if name in found:
                 raise EventError(f"attribute {name} is given twice")
-            target[name] = _header_text(name, value)  # type: ignore[index]
-        elif header == b"content-type":
-            content_type = _header_text("datacontenttype", value, escaped=False)
-    return _built(found, extensions, content_type or None, _decoded(body, content_type))
+            found[name] = value.decode() if _PLAIN(value) else _header_text(name, value)
+        elif header[:3] == b"ce-" and (name := _extension_name(header)):
+            if name in extensions:
+                raise EventError(f"attribute {name} is given twice")
+            extensions[name] = _header_text(name, value)
+    content_type = found.pop("datacontenttype", None) or None
+    return _built(found, extensions, content_type, _decoded(body, content_type))
 
 
 def from_structured(body: bytes | str) -> CloudEvent:
@@ -125,15 +125,8 @@ def from_batch(body: bytes | str) -> list[CloudEvent]:
 
 def to_binary(event: CloudEvent) -> tuple[dict[str, str], bytes]:
     """Write an event in binary mode: headers (values percent-encoded where needed) and body."""
-    checked(event)
-    headers = {f"ce-{name}": _escaped(_canonical(value)) for name, value in iter_attributes(event)}
-    headers.pop("ce-datacontenttype", None)
-    content_type = event.datacontenttype
-    if not content_type and event.data is not None and not isinstance(event.data, bytes):
-        content_type = JSON_TYPE  # what structured mode implies, said
-    if content_type:
-        headers["content-type"] = content_type
-    return headers, _encoded(event)
+    texts = _texts(checked(event))
+    return _headers(event, {name: _escaped(text) for name, text in texts.items()}), _encoded(event)
 
 
 def to_structured(event: CloudEvent) -> tuple[dict[str, str], bytes]:
@@ -148,10 +141,24 @@ def to_batch(events: list[CloudEvent]) -> tuple[dict[str, str], bytes]:
 
 def to_http(event: CloudEvent) -> tuple[dict[str, str], bytes]:
     """Write an event in binary mode where every attribute survives a header unencoded, else in structured mode."""
-    texts = (_canonical(value) for name, value in iter_attributes(event) if name != "datacontenttype")
-    if all(map(_SAFE.fullmatch, texts)) and (event.datacontenttype or "").isascii():
-        return to_binary(event)
+    texts = _texts(checked(event))
+    if all(map(_SAFE, texts.values())) and (event.datacontenttype or "").isascii():
+        return _headers(event, texts), _encoded(event)
     return to_structured(event)
+
+
+def _texts(event: CloudEvent) -> dict[str, str]:
+    """Give the canonical strings of all attributes that binary mode has in headers of their own."""
+    return {name: _canonical(value) for name, value in iter_attributes(event) if name != "datacontenttype"}
+
+
+def _headers(event: CloudEvent, texts: dict[str, str]) -> dict[str, str]:
+    headers = {f"ce-{name}": text for name, text in texts.items()}
+    if event.datacontenttype:
+        headers["content-type"] = event.datacontenttype
+    elif event.data is not None and not isinstance(event.data, bytes):
+        headers["content-type"] = JSON_TYPE  # what structured mode implies, said
+    return headers
 
 
 def _built(
@@ -194,9 +201,9 @@ def _extension_name(header: bytes) -> str:
     return name if is_name(name) else ""
 
 
-def _header_text(name: str, value: bytes, *, escaped: bool = True) -> str:
-    """Give the text of a header's value: quotes and percent-encoding undone, checked."""
-    if escaped and (b"%" in value or b'"' in value):
+def _header_text(name: str, value: bytes) -> str:
+    """Give the text of a header's value: quotes and percent-encoding undone (not of the content type), checked."""
+    if name != "datacontenttype" and (b"%" in value or b'"' in value):
         value = _unescaped(value)
     try:
         text = value.decode()
@@ -221,6 +228,8 @@ def _escaped(text: str) -> str:
 
 def _canonical(value: Any) -> str:
     """Write an attribute as the type system's canonical string."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
     return format_time(value) if isinstance(value, datetime) else str(value)
