@@ -73,7 +73,8 @@ class Home:
         longest = os.fsencode(self.run / _LONGEST_SOCKET)
         if len(longest) > _SOCKET_PATH_BYTES_MAX:
             raise UsageError(
-                f"{self.root} is too long a path: sockets in it may have {_SOCKET_PATH_BYTES_MAX} bytes, not {len(longest)}",
+                f"{self.root} is too long a path: "
+                f"a socket's may have {_SOCKET_PATH_BYTES_MAX} bytes, {_LONGEST_SOCKET} in it has {len(longest)}",
                 hint=f"{HOME_VARIABLE}=/tmp/shoal shoal up",
             )
         try:
@@ -81,7 +82,7 @@ class Home:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"{self.root} cannot be used: {error.strerror}", hint=f"set {HOME_VARIABLE}"
+                f"{self.root} cannot be used: {error.strerror}", hint=f"{HOME_VARIABLE}=DIR"
             ) from error
 
 

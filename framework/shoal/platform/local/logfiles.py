@@ -74,7 +74,7 @@ def tail(paths: Sequence[Path], count: int) -> list[str]:
 
 
 def follow(paths: Callable[[], Sequence[Path]], ended: Callable[[], bool]) -> Iterator[str]:
-    """Yield lines as they are written to the files ``paths`` names, until ``ended``; new files count from their start."""
+    """Yield lines as they are written to the files ``paths`` names, until ``ended``; new files from their start."""
     offsets = {path: size(path) for path in paths()}
     while True:
         last_round = ended()

@@ -24,7 +24,7 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with(parent: int) -> Callable[[], None]:
-    """Give a function for a new child to call before it becomes its program: it will die with process ``parent``."""
+    """Give a function for a new child to call before it becomes its program: it dies with process ``parent``."""
 
     def arrange() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -99,7 +99,7 @@ def start(command: Command) -> subprocess.Popen[bytes]:
         raise RuntimeError("children start from the main thread: they die with the thread that started them")
     try:
         with command.log.open("ab") as log:
-            return subprocess.Popen(  # noqa: PLW1509 - one prctl call, resolved before the fork
+            return subprocess.Popen(
                 list(command.argv),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -1,4 +1,4 @@
-"""Listening sockets the node binds and its children inherit: while a child restarts, connections wait instead of failing."""
+"""Listening sockets the node binds and its children inherit: while one restarts, connections wait."""
 
 from __future__ import annotations
 

@@ -88,6 +88,11 @@ class State:
         row = self._newest(function)
         return () if row is None else _targets(row["targets"])
 
+    def history(self, function: str) -> list[Target]:
+        """Give every target of every split remembered for a function."""
+        rows = self._all("SELECT targets FROM traffic WHERE function = ?", function)
+        return [target for row in rows for target in _targets(row["targets"])]
+
     def require(self, function: str) -> None:
         """Raise NotFoundError, naming those that exist, unless the function has a revision."""
         known = self.function_names()

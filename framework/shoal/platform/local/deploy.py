@@ -1,0 +1,305 @@
+"""A deployment: from a function folder to a ready revision with traffic, one stage after the other.
+
+Until the last stage nothing that serves is touched. Whatever ends a deployment early (an error, a caller who went
+away, a dead node) leaves at most a revision nobody can reach, which is removed at once or by the next node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+from shoal.core import limits
+from shoal.core.errors import ContractError, DeployError, SpecError, UsageError
+from shoal.core.hashing import parts_digest, tree_digest, tree_files
+from shoal.core.problems import from_problem
+from shoal.models import contract
+from shoal.models.repository import ModelRepository
+from shoal.platform.local import environment, logfiles
+from shoal.platform.local.engine import Engine
+from shoal.platform.local.processes import Command, Process, describe_end
+from shoal.platform.local.records import Revision, RunSpec, TriggerSpec, with_all_traffic
+from shoal.platform.port import Deployment, Stage
+from shoal.spec.function import FunctionSpec, load
+
+Report = Callable[[Stage], None]
+_REASON_LINES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to deploy: the function's folder, the models' folder if any, their cache, and whether to switch."""
+
+    source: Path
+    repository: Path | None
+    cache: Path
+    traffic: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a handler file declares."""
+
+    handlers: Sequence[Mapping[str, Any]] = ()
+    models: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(slots=True)
+class Deploying:
+    """One deployment under way; ``report`` gets its stages as they begin and end."""
+
+    engine: Engine
+    order: Order
+    report: Report
+    spec: FunctionSpec = field(init=False)
+    described: Described = field(init=False)
+    versions: dict[str, str] = field(default_factory=dict)  # alias -> exact model version
+
+    async def run(self) -> Deployment:
+        """Go through all stages; raises SpecError, ContractError or DeployError with the one reason."""
+        scratch = Path(tempfile.mkdtemp(prefix="deploy-", dir=self.engine.home.scratch))
+        try:
+            with self._stage("check") as told:
+                await self._check(scratch)
+                told.append(_summary(self.described))
+            async with self.engine.deploying(self.spec.name):
+                return await self._under_lock(scratch)
+        finally:
+            self.engine.leases.pop(str(scratch), None)
+            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+
+    async def _under_lock(self, scratch: Path) -> Deployment:
+        if self._wanted():
+            await self._models(str(scratch))
+        with self._stage("revision") as told:
+            revision, created = self._revision(scratch / "code")
+            told.append(revision.name if created else f"{revision.name}, unchanged")
+        try:
+            await self._ready(revision)
+            await self._publish(revision)
+        except BaseException:
+            if created:
+                await asyncio.shield(self._withdraw(revision))
+            raise
+        self.engine.prune(self.spec.name)
+        url = self.engine.url(self.spec.name)
+        return Deployment(self.spec.name, revision.name, created, url, revision.models)
+
+    # Stages.
+
+    async def _check(self, scratch: Path) -> None:
+        self.spec = await asyncio.to_thread(load, self.order.source)
+        await asyncio.to_thread(_snapshot, self.order.source, scratch / "code")
+        self.described = await self._describe(scratch)
+        if not self.described.handlers:
+            hint = "decorate a function with @http or @event"
+            raise SpecError("no handler in it", where=str(self.order.source / self.spec.handler), hint=hint)
+
+    async def _models(self, lease: str) -> None:
+        with self._stage("models") as told:
+            repository = self._repository()
+            for alias, model in self._wanted().items():
+                version = await asyncio.to_thread(repository.materialise, model, self.engine.home.models)
+                self.versions[alias] = version.name
+            told.append(", ".join(sorted(set(self.versions.values()))))
+        with self._stage("pool"):
+            self.engine.leases[lease] = set(self.versions.values())
+            await self.engine.load_models(set(self.versions.values()))
+        with self._stage("contract"):
+            for declared in self.described.models:
+                await self._hold_to_contract(declared)
+
+    def _revision(self, code: Path) -> tuple[Revision, bool]:
+        """Find the newest revision if it is the same, else make the next one from the snapshot."""
+        spec = run_spec(self.spec, self.described)
+        digest = _digest(code, spec, self.versions)
+        newest = next(iter(self.engine.state.revisions(self.spec.name)), None)
+        if newest is not None and newest.digest == digest:
+            return newest, False
+        now = self.engine.clock.now()
+        made = self.engine.state.add_revision(
+            self.spec.name, digest=digest, spec=spec, models=self.versions, now=now
+        )
+        folder = self.engine.home.revisions / made.name
+        shutil.rmtree(folder, ignore_errors=True)
+        code.rename(folder)
+        return made, True
+
+    async def _ready(self, revision: Revision) -> None:
+        with self._stage("ready"):
+            if not self.engine.instances.ready(revision.name):
+                self.engine.instances.forgive(revision.name)
+                await self.engine.start_instance(revision)
+
+    async def _publish(self, revision: Revision) -> None:
+        if not self.order.traffic:
+            await self.engine.publish(revision, None)
+            return
+        with self._stage("traffic") as told:
+            targets = with_all_traffic(self.engine.state.traffic(self.spec.name), revision.name)
+            await self.engine.publish(revision, targets)
+            told.append(f"100 % to {revision.name}")
+
+    async def _withdraw(self, revision: Revision) -> None:
+        """Remove what this deployment made, unless it was published before the failure."""
+        if self.engine.state.revision(revision.name).ready:
+            return
+        await self.engine.instances.drain_revision(revision.name)
+        self.engine.state.remove_revision(revision.name)
+        self.engine.discard(revision.name)
+
+    # Parts of stages.
+
+    async def _describe(self, scratch: Path) -> Described:
+        """Import the handler in a process of its own, as the runtime would, and read what it declares."""
+        output = scratch / "described"
+        argv = environment.describe_command(self.order.source, self.spec.handler)
+        env = {**environment.base(scratch), **self.spec.env, "K_SERVICE": self.spec.name}
+        process = Process(Command(argv, env, output, self.order.source))
+        try:
+            async with asyncio.timeout(limits.DESCRIBE_SECONDS_MAX):
+                code = await process.wait()
+        except TimeoutError:
+            limit = f"{limits.DESCRIBE_SECONDS_MAX:g} s"
+            raise DeployError(f"importing {self.spec.handler} took over {limit}") from None
+        finally:
+            if process.running:
+                await asyncio.shield(process.stop(0.0))
+        return _read_description(code, logfiles.lines_since(output, 0, 1_000), self.spec.handler)
+
+    def _wanted(self) -> dict[str, str]:
+        """Map each alias to a model in the repository: as function.yaml says, else the same name."""
+        declared = [str(model["name"]) for model in self.described.models]
+        return {alias: alias for alias in declared} | dict(self.spec.models or {})
+
+    def _repository(self) -> ModelRepository:
+        if self.order.repository is None:
+            wanted = ", ".join(sorted(self._wanted().values()))
+            raise UsageError(
+                f"{self.spec.name} needs the model {wanted}; there is no triton-repo/ above {self.order.source}",
+                hint="SHOAL_MODEL_REPOSITORY=DIR shoal deploy …",
+            )
+        return ModelRepository(self.order.repository, self.order.cache)
+
+    async def _hold_to_contract(self, declared: Mapping[str, Any]) -> None:
+        alias = str(declared["name"])
+        signature = contract.signature_of(await self._metadata(self.versions[alias]))
+        contract.check(
+            alias,
+            signature,
+            inputs=declared.get("inputs"),
+            outputs=declared.get("outputs"),
+            called_inputs=declared.get("called_inputs") or (),
+            used_outputs=declared.get("used_outputs") or (),
+        )
+
+    async def _metadata(self, version: str) -> Mapping[str, Any]:
+        address = (await self.engine.pool_addresses())[0]
+        timeout = aiohttp.ClientTimeout(total=limits.CONTROL_SECONDS_MAX)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(f"http://{address}/v2/models/{version}") as response,
+            ):
+                response.raise_for_status()
+                metadata: Mapping[str, Any] = await response.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            reason = f"the pool does not tell what {version} takes: {error}"
+            raise DeployError(reason, hint="shoal logs pool") from error
+        return metadata
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[list[str]]:
+        """Report the begin and the end of a stage; what is appended to the list becomes its detail."""
+        started = self.engine.clock.monotonic()
+        told: list[str] = []
+        self.report(Stage(name, "started"))
+        try:
+            yield told
+        except BaseException:
+            self.report(Stage(name, "failed", self.engine.clock.monotonic() - started))
+            raise
+        self.report(Stage(name, "done", self.engine.clock.monotonic() - started, "".join(told)))
+
+
+def run_spec(spec: FunctionSpec, described: Described) -> RunSpec:
+    """Reduce a specification and what its handler declares to what running it needs."""
+    triggers = spec.triggers
+    if triggers is None:
+        types = [str(item.get("type") or "") for item in described.handlers if item["kind"] == "event"]
+        triggers = tuple(spec.trigger_for(kind) for kind in dict.fromkeys(types))
+    return RunSpec(
+        handler=spec.handler,
+        concurrency=spec.concurrency,
+        timeout_s=spec.timeout_s,
+        threads=spec.threads,
+        scale_min=spec.scale.min,
+        scale_max=spec.scale.max,
+        window_s=spec.scale.window_s,
+        env=dict(spec.env),
+        triggers=tuple(
+            TriggerSpec(
+                broker=trigger.broker,
+                filter=dict(trigger.filter),
+                retry=trigger.delivery.retry,
+                backoff_policy=trigger.delivery.backoff_policy,
+                backoff_delay_s=trigger.delivery.backoff_delay_s,
+                timeout_s=trigger.delivery.timeout_s,
+            )
+            for trigger in triggers
+        ),
+    )
+
+
+def _digest(code: Path, spec: RunSpec, versions: Mapping[str, str]) -> str:
+    settings = json.dumps([spec.to_json(), dict(versions)], sort_keys=True)
+    return parts_digest([("code", tree_digest(code)), ("settings", settings)])
+
+
+def _snapshot(source: Path, into: Path) -> None:
+    """Copy the files that count, read-only; UsageError when they are too many or too large for code."""
+    files = tree_files(source)
+    total = sum((source / file).stat().st_size for file in files)
+    if len(files) > limits.SOURCE_FILES_MAX or total > limits.SOURCE_BYTES_MAX:
+        raise UsageError(
+            f"{source} has {len(files)} files with {total} bytes; "
+            f"a function's folder may have {limits.SOURCE_FILES_MAX} with {limits.SOURCE_BYTES_MAX}"
+        )
+    into.mkdir()
+    for file in files:
+        (into / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file, into / file)
+        (into / file).chmod(0o444)
+
+
+def _read_description(code: int, lines: Sequence[str], handler: str) -> Described:
+    """Find the description in what the process wrote; raises the problem it names, else DeployError."""
+    for line in reversed(lines):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, Mapping) and code == 0 and "handlers" in found:
+            return Described(found["handlers"], found.get("models", ()))
+        if isinstance(found, Mapping) and code and "detail" in found:
+            raise from_problem(found)
+    said = "".join(f"\n  | {line}" for line in lines[-_REASON_LINES:])
+    raise DeployError(f"{handler} cannot be imported ({describe_end(code)}){said}")
+
+
+def _summary(described: Described) -> str:
+    handlers = ", ".join(f"{item['name']} ({item['kind']})" for item in described.handlers)
+    models = ", ".join(str(model["name"]) for model in described.models)
+    return handlers + (f"; models: {models}" if models else "")
+
+
+__all__ = ["ContractError", "Deploying", "Described", "Order", "run_spec"]
