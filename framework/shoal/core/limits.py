@@ -14,6 +14,7 @@ TIMEOUT_SECONDS_DEFAULT: Final = 60.0  # a request's deadline; Knative's drain n
 TIMEOUT_SECONDS_MAX: Final = 600.0
 KEEP_ALIVE_SECONDS: Final = 100  # queue-proxy keeps idle connections 90 s: ours must live longer
 THREADS_DEFAULT: Final = 8  # threads for synchronous handlers
+HANDLERS_PER_FUNCTION_MAX: Final = 100  # in one file
 THREADS_MAX: Final = 256  # more wait for each other's interpreter lock
 BODY_BYTES_CEILING: Final = 1 * 2**30  # what SHOAL_BODY_BYTES_MAX may say: bodies are held in memory
 HEADER_SECONDS_MAX: Final = 20.0  # from a request's first byte to its last header
@@ -27,6 +28,7 @@ MODEL_REFRESH_SECONDS: Final = 5.0  # between two looks at a model that is ready
 MODEL_RETRY_SECONDS_MIN: Final = 0.1  # the same while it is not, doubling
 MODEL_RETRY_SECONDS_MAX: Final = 2.0
 MODEL_LOOK_SECONDS_MAX: Final = 10.0  # one look
+DRAIN_SETTLE_SECONDS: Final = 0.05  # connections made just before the end are still accepted
 DRAIN_MARGIN_SECONDS: Final = 2.0  # past the longest deadline, for answers on their way out
 STOP_HOOKS_SECONDS_MAX: Final = 10.0  # all stop hooks together
 LOG_FLUSH_SECONDS: Final = 0.1  # a log line waits at most this before it is written
@@ -89,6 +91,7 @@ TRIGGERS_PER_FUNCTION_MAX: Final = 20
 FILTER_ATTRIBUTES_MAX: Final = 10
 WINDOW_SECONDS_MIN: Final = 1.0  # idle time before zero; Knative itself takes 6 s at least
 WINDOW_SECONDS_MAX: Final = 3600.0
+BROKER_DELIVERIES_MAX: Final = 256  # under way for all triggers together
 BACKOFF_SECONDS_MAX: Final = 600.0
 
 # Gateway.

@@ -26,7 +26,6 @@ from shoal.core.errors import (
     NotFoundError,
     NotRunningError,
     OverloadError,
-    RequestError,
     ShoalError,
     UsageError,
 )
@@ -199,7 +198,7 @@ class FrontDoor:
 
     async def _answer(self, request: web.BaseRequest, target: str, visit: Visit) -> web.StreamResponse:
         serving.check_headers(request)
-        where = routing.address(_host(request), target)
+        where = routing.address(serving.single_host(request), target)
         if request.method == "CONNECT":
             raise MethodError("the gateway is not a forward proxy: CONNECT is not served")
         response: web.StreamResponse
@@ -220,13 +219,6 @@ class FrontDoor:
         response = problems.response(error, "platform", close=unread or self.draining)
         response.headers[proxy.REQUEST_ID_HEADER] = visit.request_id
         return response
-
-
-def _host(request: web.BaseRequest) -> str:
-    hosts = request.headers.getall("Host", [])
-    if len(hosts) != 1:
-        raise RequestError(f"a request has one Host header; this one has {len(hosts)}")
-    return hosts[0]
 
 
 def control(gateway: Gateway, balancer: Balancer) -> web.Application:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from shoal.core.errors import ShoalError
+from shoal.core.errors import MethodError, ShoalError
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -35,6 +35,8 @@ def response(error: ShoalError, component: str = "", *, close: bool = False) -> 
     headers = {"Content-Type": MEDIA_TYPE}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, MethodError) and error.allowed:
+        headers["Allow"] = ", ".join(error.allowed)
     answer = web.Response(
         status=error.status, headers=headers, body=json.dumps(document(error, component)).encode()
     )

@@ -7,7 +7,6 @@ reached one, that is when no connection came about.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +17,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from shoal.core import limits
-from shoal.core.errors import BodyTooLargeError, InstanceError, NotRunningError, RequestError, SlowRequestError
+from shoal.core.errors import InstanceError, NotRunningError, RequestError
+from shoal.platform.local import serving
 from shoal.platform.local.routing import Address
 
 TIMEOUT_HEADER: Final = "shoal-timeout-ms"
@@ -69,7 +69,7 @@ class BodyStream:
             async for chunk in self._content.iter_any():
                 self._left -= len(chunk)
                 if self._left < 0:
-                    raise too_large(self._bytes_max)
+                    raise serving.too_large(self._bytes_max)
                 yield chunk
         except RequestError as error:
             self.error = error
@@ -77,11 +77,6 @@ class BodyStream:
         except (web.RequestPayloadError, aiohttp.ClientPayloadError) as error:
             self.error = RequestError(f"the request's body is broken: {error}")
             raise self.error from error
-
-
-def too_large(bytes_max: int) -> BodyTooLargeError:
-    """Say that a body passes its limit (bytes)."""
-    return BodyTooLargeError(f"the body passes the limit of {bytes_max} bytes")
 
 
 async def take_body(request: web.BaseRequest, bytes_max: int, seconds_max: float) -> bytes | BodyStream | None:
@@ -93,19 +88,11 @@ async def take_body(request: web.BaseRequest, bytes_max: int, seconds_max: float
         return None
     length = request.content_length
     if length is not None and length > bytes_max:
-        raise too_large(bytes_max)
-    await _continue(request)
-    if length is None or length > limits.GATEWAY_BUFFER_BYTES_MAX:
-        return BodyStream(request.content, bytes_max)
-    try:
-        async with asyncio.timeout(seconds_max):
-            return await request.content.readexactly(length)
-    except TimeoutError:
-        raise SlowRequestError(f"the body did not arrive within {seconds_max:g} s") from None
-    except asyncio.IncompleteReadError as error:
-        raise RequestError(f"the body ended after {len(error.partial)} of {length} bytes") from error
-    except web.RequestPayloadError as error:
-        raise RequestError(f"the request's body is broken: {error}") from error
+        raise serving.too_large(bytes_max)
+    if length is not None and length <= limits.GATEWAY_BUFFER_BYTES_MAX:
+        return await serving.read_body(request, bytes_max, seconds_max)
+    await serving.welcome_body(request)
+    return BodyStream(request.content, bytes_max)
 
 
 def request_headers(
@@ -210,13 +197,6 @@ async def _whole(upstream: aiohttp.ClientResponse, headers: CIMultiDict[str]) ->
         raise broke_off(error) from error
     headers.popall(hdrs.CONTENT_LENGTH, None)
     return web.Response(status=upstream.status, reason=upstream.reason, headers=headers, body=body)
-
-
-async def _continue(request: web.BaseRequest) -> None:
-    """Tell a caller that waits for it that its body is welcome."""
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # of the answer nothing is written yet
 
 
 def _end_to_end(headers: CIMultiDictProxy[str], also: Iterable[str]) -> CIMultiDict[str]:

@@ -19,11 +19,18 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import ClientPayloadError, hdrs, web
 from aiohttp.http_exceptions import LineTooLong
 
 from shoal.core import limits
-from shoal.core.errors import HeadersTooLargeError, PlatformError, RequestError, ShoalError
+from shoal.core.errors import (
+    BodyTooLargeError,
+    HeadersTooLargeError,
+    PlatformError,
+    RequestError,
+    ShoalError,
+    SlowRequestError,
+)
 from shoal.platform.local import problems
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -87,6 +94,47 @@ def _as_problem(status: int, exc: BaseException | None) -> ShoalError:
     if status < 500:
         return RequestError("the request is not well-formed HTTP/1.1")
     return PlatformError(f"an internal error ({type(exc).__name__}); {HTTPStatus(500).description}")
+
+
+async def read_body(request: web.BaseRequest, bytes_max: int, seconds_max: float) -> bytes:
+    """Read a body whole; BodyTooLargeError, SlowRequestError, or RequestError when its framing is broken."""
+    if (request.content_length or 0) > bytes_max:
+        raise too_large(bytes_max)
+    await welcome_body(request)
+    chunks: list[bytes] = []
+    left = bytes_max
+    try:
+        async with asyncio.timeout(seconds_max):
+            async for chunk in request.content.iter_any():
+                chunks.append(chunk)
+                left -= len(chunk)
+                if left < 0:
+                    raise too_large(bytes_max)
+    except TimeoutError:
+        raise SlowRequestError(f"the body did not arrive within {seconds_max:g} s") from None
+    except (web.RequestPayloadError, ClientPayloadError) as error:
+        raise RequestError(f"the request's body is broken: {error}") from error
+    return b"".join(chunks)
+
+
+async def welcome_body(request: web.BaseRequest) -> None:
+    """Tell a caller that waits to be told so that its body may come."""
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # of the answer itself nothing is written yet
+
+
+def too_large(bytes_max: int) -> BodyTooLargeError:
+    """Say that a body passes its limit (bytes)."""
+    return BodyTooLargeError(f"the body passes the limit of {bytes_max} bytes")
+
+
+def single_host(request: web.BaseRequest) -> str:
+    """Give the Host header; RequestError unless there is exactly one."""
+    hosts = request.headers.getall(hdrs.HOST, [])
+    if len(hosts) != 1:
+        raise RequestError(f"a request has one Host header; this one has {len(hosts)}")
+    return hosts[0]
 
 
 def check_headers(request: web.BaseRequest) -> None:
