@@ -77,6 +77,15 @@ EVENT_HOPS_MAX: Final = 255  # replies of replies before an event is taken for a
 INSTALL_SECONDS_MAX: Final = 900.0  # one installation from the package index, on a slow line
 TRITON_START_SECONDS_MAX: Final = 120.0  # from start to ready: 1 s on a free machine
 TRITON_STOP_SECONDS_MAX: Final = 10.0  # then killed; a dead stub makes Triton wait without need
+TRITON_ANSWER_SECONDS_MAX: Final = 5.0  # one look at its health
+TRITON_SILENCES_MAX: Final = 6  # looks without an answer before it is taken for hung and killed
+TRITON_UNLOAD_SECONDS_MAX: Final = 60.0  # until a model that is unloaded is gone from the index
+POOL_WATCH_SECONDS: Final = 0.2  # between two looks at the server's process and its stubs
+POOL_RESTART_SECONDS_MIN: Final = 0.1  # before a server that died is started again, doubling
+POOL_RESTART_SECONDS_MAX: Final = 10.0
+POOL_STEADY_SECONDS: Final = 30.0  # up this long: the next death counts as the first
+POOL_LOADS_MAX: Final = 4  # models loading at once; Triton's own default
+POOL_MODELS_MAX: Final = 200  # models one pool may be asked to hold
 MODEL_FILES_MAX: Final = 1_000  # files of one model version
 MODEL_CONFIG_BYTES_MAX: Final = 1 * 2**20  # one config.pbtxt
 

@@ -1,0 +1,33 @@
+"""The parts of one function process, put together once at its start."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from shoal.runtime.accesslog import Log
+from shoal.runtime.admission import Admission
+from shoal.runtime.handlers import Registry
+from shoal.runtime.metrics import Metrics
+from shoal.runtime.readiness import Readiness
+from shoal.runtime.settings import Settings
+from shoal.runtime.trace import Bits
+
+
+@dataclass(slots=True)
+class Function:
+    """What every request of a process shares."""
+
+    settings: Settings
+    registry: Registry
+    loop: asyncio.AbstractEventLoop
+    executor: ThreadPoolExecutor  # for synchronous handlers
+    admission: Admission
+    readiness: Readiness
+    metrics: Metrics
+    log: Log
+    bits: Bits  # randomness for trace and span ids
+    monotonic: Callable[[], float]  # seconds; the loop's own time is cached and counts milliseconds
+    uploads: int = 0  # bodies on their way in that did not come in one piece

@@ -1,0 +1,54 @@
+"""Errors as a caller of the function sees them: a problem document that names the failing component.
+
+No traceback, no text of a foreign exception, nothing a secret could hide in.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from http import HTTPStatus
+from typing import Final
+
+from shoal.core.errors import HandlerError, MethodError, RequestError, ShoalError, UsageError
+from shoal.runtime.messages import Response
+
+MEDIA_TYPE: Final = "application/problem+json"  # RFC 9457
+
+
+def from_exception(error: BaseException) -> ShoalError:
+    """Give the error a caller may see: the tree's own, and a HandlerError without detail for all else.
+
+    A UsageError inside a handler is the handler's mistake, not its caller's.
+    """
+    if isinstance(error, ShoalError) and not isinstance(error, UsageError):
+        return error
+    return HandlerError("the handler raised an exception; the function's log has it under this request id")
+
+
+def document(error: ShoalError, request_id: str) -> dict[str, object]:
+    """Describe ``error`` with its code and the request's id; only a caller's own mistake comes with its hint."""
+    problem: dict[str, object] = {
+        "type": f"urn:shoal:problem:{error.code}",
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": error.message,
+        "component": error.component,
+        "code": error.code,
+        "request_id": request_id,
+    }
+    if error.hint and isinstance(error, RequestError):
+        problem["hint"] = error.hint
+    if error.retry_after_s is not None:
+        problem["retry_after_s"] = error.retry_after_s
+    return problem
+
+
+def response(error: ShoalError, request_id: str) -> Response:
+    """Answer with ``error``: ``Retry-After`` where waiting helps, ``Allow`` where the method was wrong."""
+    headers = {"content-type": MEDIA_TYPE, "cache-control": "no-store"}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, MethodError) and error.allowed:
+        headers["allow"] = ", ".join(error.allowed)
+    return Response(json.dumps(document(error, request_id)).encode(), error.status, headers)

@@ -1,0 +1,108 @@
+"""uvicorn's HTTP/1.1 protocol with the bounds it lacks: size and time of a request's head, and silent connections.
+
+Importing the package ``uvicorn`` imports its command line and with it click, which a function never uses and which
+costs more than the rest of the server. A placeholder stands in for that one module while the package is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from types import ModuleType
+from typing import Any
+
+from shoal.core.errors import HeadersTooLargeError, RequestError, SlowRequestError
+from shoal.core.limits import HEADER_BYTES_MAX, HEADER_SECONDS_MAX
+
+
+def _import_without_command_line() -> None:
+    if "uvicorn" in sys.modules:
+        return
+    name = "uvicorn.main"
+    placeholder = ModuleType(name)
+    vars(placeholder).update(dict.fromkeys(("Server", "main", "run")))
+    sys.modules[name] = placeholder
+    try:
+        import uvicorn  # noqa: F401
+    finally:
+        del sys.modules[name]
+
+
+_import_without_command_line()
+
+from uvicorn.config import Config  # noqa: E402
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: E402
+from uvicorn.server import ServerState  # noqa: E402
+
+__all__ = ["Config", "FunctionProtocol", "ServerState"]
+
+
+class FunctionProtocol(HttpToolsProtocol):
+    """One connection; a request that breaks a bound is answered with a problem and the connection closed."""
+
+    _head_bytes = 0  # received since the last complete head: an upper bound of this one's size
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the keep-alive clock at once: a connection that never sends anything ends like an idle one."""
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clocks."""
+        self._head_is_done()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; a head that is not complete after this is on the clock."""
+        self._head_bytes += len(data)
+        super().data_received(data)
+        cycle = self.cycle
+        if cycle is not None and cycle.scope is self.scope:
+            self._head_is_done()
+        elif not self.transport.is_closing():
+            self._head_is_pending()
+
+    def on_headers_complete(self) -> None:
+        """Hand the request to the application unless its head is too large."""
+        if self._head_bytes > HEADER_BYTES_MAX and self._head_size() > HEADER_BYTES_MAX:
+            self._refuse(_too_large())
+        else:
+            super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, unless its connection is closing already."""
+        if not self.transport.is_closing():
+            self._refuse(RequestError(f"not a valid HTTP/1.1 request: {msg}"))
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _head_is_pending(self) -> None:
+        if self._head_bytes > HEADER_BYTES_MAX:
+            self._refuse(_too_large())
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEADER_SECONDS_MAX, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._refuse(SlowRequestError(f"the request's headers were not complete after {HEADER_SECONDS_MAX:g} s"))
+
+    def _head_is_done(self) -> None:
+        self._head_bytes = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, error: RequestError) -> None:
+        self._head_is_done()
+        app: Any = self.app
+        if self.cycle is None or self.cycle.response_complete:  # else an earlier answer is on its way
+            self.transport.write(app.refusal(error))
+        self.transport.close()
+
+
+def _too_large() -> HeadersTooLargeError:
+    return HeadersTooLargeError(f"request line and headers pass {HEADER_BYTES_MAX} bytes")
