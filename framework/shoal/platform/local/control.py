@@ -20,7 +20,7 @@ RETRY_SECONDS: Final = 0.1
 async def call(
     socket: Path, method: str, path: str, body: Any = None, *, timeout_s: float = limits.CONTROL_SECONDS_MAX
 ) -> Any:
-    """Call the process behind ``socket``; raises the error it answers, or NotRunningError when it does not answer."""
+    """Call the process behind ``socket``; raises the error it answers, or NotRunningError when there is none."""
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with (
@@ -43,7 +43,7 @@ def _answer(status: int, text: bytes, component: str) -> Any:
 
 
 class Follower:
-    """Tells one process what it must know: the newest only, again after each of its starts, until it has taken it."""
+    """Tells one process what it must know: the newest only, until it has taken it, again after each start."""
 
     def __init__(self, socket: Path, path: str, body: Callable[[], Any], *, timeout_s: float) -> None:
         self._socket, self._path, self._body, self._timeout_s = socket, path, body, timeout_s

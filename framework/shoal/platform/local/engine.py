@@ -242,7 +242,13 @@ class Engine:
         await self._told("gateway")
 
     async def _told(self, name: str) -> None:
-        await self.followers[name].settled(limits.CONTROL_SECONDS_MAX)
+        try:
+            await self.followers[name].settled(limits.CONTROL_SECONDS_MAX)
+        except NotRunningError as error:
+            if self.parts[name].pid or not self.parts[name].reason:
+                raise
+            reason = f"the {name} does not run: {self.parts[name].reason}"
+            raise NotRunningError(reason, hint=f"shoal logs {name}") from error
 
     async def _in_effect(self, function: str) -> FunctionStatus:
         await self.settle()
