@@ -1,4 +1,4 @@
-"""Installing wheels from the package index, with uv where it is and pip where it is not."""
+"""Wheels from the package index, installed with uv where it is and pip where it is not, and the cache for them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from shoal.core.errors import PlatformError, UsageError
 from shoal.core.limits import INSTALL_SECONDS_MAX
 
 _OUTPUT_CHARS_SHOWN = 1_000
+
+
+def cache_folder() -> Path:
+    """Give the folder that keeps what was installed or downloaded: SHOAL_CACHE, else ``~/.cache/shoal``."""
+    return Path(os.environ.get("SHOAL_CACHE") or Path.home() / ".cache" / "shoal").expanduser().absolute()
 
 
 def find_uv() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
 from shoal.core.errors import ContractError, UsageError
 from shoal.triton.tensors import DATATYPE_BYTES, Signature, TensorSpec
@@ -27,11 +26,6 @@ def parse_tensor(text: str, name: str = "") -> TensorSpec:
     if any(size < -1 for size in shape):
         raise UsageError(f"tensor {text!r} has a negative size; only -1, any size, may be")
     return TensorSpec(name, datatype, shape)
-
-
-def signature_of(metadata: Mapping[str, Any]) -> Signature:
-    """Read a server's model metadata (the v2 protocol's JSON): shapes there have the batch dimension already."""
-    return Signature(inputs=_tensors(metadata.get("inputs", ())), outputs=_tensors(metadata.get("outputs", ())))
 
 
 def check(
@@ -74,12 +68,6 @@ def describe(signature: Signature) -> str:
     """One line: inputs, an arrow, outputs."""
     inputs, outputs = (", ".join(map(str, tensors)) for tensors in (signature.inputs, signature.outputs))
     return f"{inputs} -> {outputs}"
-
-
-def _tensors(found: Iterable[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(one["name"], one["datatype"], tuple(int(size) for size in one["shape"])) for one in found
-    )
 
 
 def _declared(kind: str, declared: Mapping[str, str], real: tuple[TensorSpec, ...]) -> Iterable[str]:

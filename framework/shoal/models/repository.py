@@ -22,6 +22,7 @@ from shoal.core.errors import SpecError, UsageError
 from shoal.core.hashing import file_digest, parts_digest, tree_files
 from shoal.core.limits import MODEL_FILES_MAX
 from shoal.core.names import check_model, model_version
+from shoal.core.packages import cache_folder
 from shoal.models import config, source
 from shoal.triton.tensors import Signature
 
@@ -46,11 +47,11 @@ class _Content:
 
 
 class ModelRepository:
-    """A folder of models; ``cache`` is where fetched files are kept."""
+    """A folder of models; ``cache`` is where fetched files are kept, SHOAL_CACHE without one."""
 
-    def __init__(self, root: Path, cache: Path) -> None:
+    def __init__(self, root: Path, cache: Path | None = None) -> None:
         self._root = root
-        self._cache = cache
+        self._cache = cache or cache_folder()
 
     def names(self) -> list[str]:
         """List the models there are, sorted."""

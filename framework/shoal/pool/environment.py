@@ -25,7 +25,7 @@ from typing import Final
 from shoal.core.errors import UsageError
 from shoal.core.hashing import file_digest, parts_digest
 from shoal.core.names import HASH_CHARS
-from shoal.core.packages import install_into_environment, make_environment, run
+from shoal.core.packages import cache_folder, install_into_environment, make_environment, run
 
 LOCK: Final = Path(__file__).with_name("triton.lock")
 OWN_BACKENDS: Final = Path(__file__).with_name("backends")
@@ -80,13 +80,15 @@ def unavailable() -> str:
     return ""
 
 
-def prepare(cache: Path, progress: Progress = lambda line: None) -> TritonEnvironment:
+def prepare(cache: Path | None = None, progress: Progress = lambda line: None) -> TritonEnvironment:
     """Give the environment, made first if it is not there; safe to call from several processes at once.
 
+    ``cache`` is the folder it is made in, SHOAL_CACHE without one.
     Raises UsageError when this machine cannot run it, PlatformError when the installation fails.
     """
     _check_machine()
     libpython = find_libpython()
+    cache = cache or cache_folder()
     root = cache / f"triton-{_key()}"
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(root.with_suffix(".lock")):

@@ -1,8 +1,5 @@
 """One Triton server as a child process: its flags, ports, log, death and leftovers.
 
-Ports are kept, also over restarts of this process: a bound socket that never listens reserves each, and Triton
-shares it (SO_REUSEPORT), so a restarted server is found where its predecessor was.
-
 The child gets its own process group (its Python stubs are in it) and dies with the thread that started it
 (PR_SET_PDEATHSIG), so ``start`` belongs on a thread that lives as long as the process, normally the main one.
 """
@@ -16,18 +13,18 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Final
 
 from shoal.core.errors import PoolError, PoolUnreachableError
-from shoal.core.limits import TRITON_START_SECONDS_MAX, TRITON_STOP_SECONDS_MAX
+from shoal.core.limits import TRITON_ANSWER_SECONDS_MAX, TRITON_START_SECONDS_MAX, TRITON_STOP_SECONDS_MAX
 from shoal.pool.environment import TritonEnvironment, assemble_backends
+from shoal.pool.ports import LOOPBACK, Ports
 
-LOOPBACK: Final = "127.0.0.1"
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory is, shm_overview(7)
 _POLL_SECONDS: Final = 0.05
 _LOG_LINES_SHOWN: Final = 5
@@ -38,30 +35,37 @@ _SHM_NAME: Final = re.compile(r"shoal_(\d+)_(\d+)_(\d+)_")
 class TritonServer:
     """A server over a model repository; nothing is loaded until the control API asks for it.
 
-    ``state`` is a folder of its own: backends are laid out there, ports remembered. ``log`` receives the output.
+    ``state`` is a folder of its own: backends are laid out there, and ports remembered where none are given.
+    ``log`` receives the output.
     """
 
-    def __init__(self, environment: TritonEnvironment, *, repository: Path, state: Path, log: Path) -> None:
+    def __init__(
+        self,
+        environment: TritonEnvironment,
+        *,
+        repository: Path,
+        state: Path,
+        log: Path,
+        ports: Ports | None = None,
+    ) -> None:
         self._environment = environment
         self._repository = repository
         self._state = state
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
-        state.mkdir(parents=True, exist_ok=True)
-        self._reserved = [_reserve_port(state / "http.port"), _reserve_port(state / "grpc.port")]
-        self._http, self._grpc = (one.getsockname()[1] for one in self._reserved)
+        self._ports = ports or Ports(state)
         self._shm_prefix = _shm_prefix(os.getpid())
         self.starts = 0
 
     @property
     def http(self) -> str:
         """``host:port`` of the inference protocol over HTTP."""
-        return f"{LOOPBACK}:{self._http}"
+        return f"{LOOPBACK}:{self._ports.http}"
 
     @property
     def grpc(self) -> str:
         """``host:port`` of the gRPC service, which also controls models."""
-        return f"{LOOPBACK}:{self._grpc}"
+        return f"{LOOPBACK}:{self._ports.grpc}"
 
     @property
     def pid(self) -> int:
@@ -77,6 +81,7 @@ class TritonServer:
         """Start the process and return at once; PoolError when the binary does not even start."""
         self.kill()
         sweep_shared_memory()
+        self._state.mkdir(parents=True, exist_ok=True)
         self._repository.mkdir(parents=True, exist_ok=True)
         backends = assemble_backends(self._environment, self._state / "backends")
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +105,7 @@ class TritonServer:
 
     def answers(self) -> bool:
         """Ask the server once whether it is ready to take calls."""
-        connection = http.client.HTTPConnection(LOOPBACK, self._http, timeout=2.0)
+        connection = http.client.HTTPConnection(LOOPBACK, self._ports.http, timeout=TRITON_ANSWER_SECONDS_MAX)
         try:
             connection.request("GET", "/v2/health/ready")
             return connection.getresponse().status == 200
@@ -130,8 +135,11 @@ class TritonServer:
     def close(self) -> None:
         """Stop the server and give its ports back."""
         self.stop()
-        for reserved in self._reserved:
-            reserved.close()
+        self._ports.close()
+
+    def stubs(self) -> dict[str, int]:
+        """Count the live Python stubs of each model; one that died leaves its model READY, each call failing."""
+        return dict(Counter(filter(None, map(_stub_model, _children(self.pid)))))
 
     def log_end(self, lines: int = _LOG_LINES_SHOWN) -> str:
         """Give the last lines of the log that say something went wrong, else the last lines."""
@@ -151,10 +159,10 @@ class TritonServer:
             "--exit-on-error=false",
             "--disable-auto-complete-config",  # every config is complete; completing starts one more stub per load
             f"--http-address={LOOPBACK}",
-            f"--http-port={self._http}",
+            f"--http-port={self._ports.http}",
             "--reuse-http-port=true",
             f"--grpc-address={LOOPBACK}",
-            f"--grpc-port={self._grpc}",
+            f"--grpc-port={self._ports.grpc}",
             "--reuse-grpc-port=true",
             # Loading over HTTP stalls every other HTTP connection: its key is thrown away, control is by gRPC.
             f"--http-restricted-api=model-repository,shared-memory,logging,trace:shoal={secrets.token_hex(16)}",
@@ -187,17 +195,21 @@ def sweep_shared_memory() -> None:
             _remove_shared_memory(match[0])
 
 
-def _reserve_port(memory: Path) -> socket.socket:
-    """Bind the port remembered in a file, or one of the kernel's choice when there is none or it is taken."""
-    reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        reserved.bind((LOOPBACK, int(memory.read_text())))
-    except (OSError, ValueError, OverflowError):
-        reserved.bind((LOOPBACK, 0))
-    memory.write_text(str(reserved.getsockname()[1]))
-    return reserved
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, listing.read_text().split())
+    return found
+
+
+def _stub_model(pid: int) -> str:
+    """Name the model a stub serves, from its command, ``stub REPOSITORY/<model>/1/model.py …``; else give ''."""
+    with contextlib.suppress(OSError):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if len(command) > 1 and command[0].endswith(b"triton_python_backend_stub"):
+            return Path(os.fsdecode(command[1])).parent.parent.name
+    return ""
 
 
 def _shm_prefix(pid: int) -> str:

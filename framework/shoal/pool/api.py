@@ -1,0 +1,65 @@
+"""The pool's control API: HTTP with JSON on a unix socket that only its owner may open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+from aiohttp import web
+
+from shoal.core.errors import NotFoundError, RequestError, ShoalError
+from shoal.core.limits import CONTROL_BODY_BYTES_MAX
+from shoal.pool.agent import Agent
+
+_MEDIA_TYPE: Final = "application/problem+json"
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def application(agent: Agent) -> web.Application:
+    """Make the control application: ``PUT /models`` with the whole wanted set, ``GET /status``."""
+    app = web.Application(client_max_size=CONTROL_BODY_BYTES_MAX, middlewares=[_problems])
+
+    async def put_models(request: web.Request) -> web.Response:
+        wanted = _wanted(await request.read())
+        return web.json_response({"models": await agent.want(wanted)})
+
+    async def get_status(_request: web.Request) -> web.Response:
+        return web.json_response(agent.status())
+
+    app.router.add_put("/models", put_models)
+    app.router.add_get("/status", get_status)
+    return app
+
+
+def _wanted(body: bytes) -> list[str]:
+    try:
+        models = json.loads(body)["models"]
+    except (ValueError, KeyError, TypeError):
+        models = None
+    if not isinstance(models, list) or not all(isinstance(name, str) for name in models):
+        raise RequestError('the body is not {"models": ["<model>--<hash>", …]}')
+    return models
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ShoalError as error:
+        return _problem(error)
+    except web.HTTPException as error:
+        return _problem(NotFoundError(f"{request.method} {request.path}: {error.reason}"))
+
+
+def _problem(error: ShoalError) -> web.Response:
+    document: dict[str, Any] = {
+        "type": f"urn:shoal:problem:{error.code}",
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": error.message,
+        "component": "pool",
+        "hint": error.hint,
+    }
+    return web.json_response(document, status=error.status, content_type=_MEDIA_TYPE)
