@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
-from shoal.core.errors import ContractError, UsageError
-from shoal.triton.tensors import DATATYPE_BYTES, Signature, TensorSpec
-
-_TENSOR = re.compile(r"\s*([A-Za-z0-9]+)\s*\[\s*((?:-?\d+\s*(?:,\s*-?\d+\s*)*)?)\]\s*")
+from shoal.core.errors import ContractError
+from shoal.runtime import contract as runtime_contract
+from shoal.triton import metadata
+from shoal.triton.tensors import Signature, TensorSpec
 
 
 def parse_tensor(text: str, name: str = "") -> TensorSpec:
-    """Read ``INT32[-1,2048]`` (-1: any size); UsageError says what is wrong with the text."""
-    match = _TENSOR.fullmatch(text)
-    if not match:
-        raise UsageError(f"tensor {text!r} is not DATATYPE[d1,d2,…], as in FP32[-1,214] (-1: any size)")
-    datatype = match[1].upper()
-    if datatype not in DATATYPE_BYTES:
-        close = difflib.get_close_matches(datatype, DATATYPE_BYTES, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"datatypes: {', '.join(DATATYPE_BYTES)}"
-        raise UsageError(f"tensor {text!r} has datatype {match[1]!r}, which is none", hint=hint)
-    shape = tuple(int(size) for size in match[2].split(",") if size.strip())
-    if any(size < -1 for size in shape):
-        raise UsageError(f"tensor {text!r} has a negative size; only -1, any size, may be")
-    return TensorSpec(name, datatype, shape)
+    """Read ``INT32[-1,2048]`` (-1: any size); UsageError with the form otherwise."""
+    return runtime_contract.parse(name, text)
+
+
+def signature_of(served: Mapping[str, Any]) -> Signature:
+    """Read a server's model metadata (the v2 protocol's JSON); PoolProtocolError when it is none.
+
+    Shapes there have the batch dimension already.
+    """
+    return metadata.signature_of(str(served.get("name", "")), served)
 
 
 def check(

@@ -69,6 +69,13 @@ class ModelRepository:
         digest = parts_digest(parts)
         return ModelVersion(model, model_version(model, digest), digest, config.signature(content.config))
 
+    def fetch(self, model: str) -> ModelVersion:
+        """Bring a model's files into the cache, verified, and give the version; raises as ``materialise`` does."""
+        folder = self._root / model
+        for one in self._content(model).fetched:
+            source.fetch(one, folder=folder, cache=self._cache)
+        return self.version(model)
+
     def materialise(self, model: str, into: Path) -> ModelVersion:
         """Write a version as Triton reads it, ``into/<model>--<hash12>/``, whole or not at all; give the version.
 

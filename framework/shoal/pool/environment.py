@@ -1,5 +1,7 @@
 """The stand-in's own environment: a Triton server from a wheel and the Python its backend runs.
 
+``python -m shoal.pool.environment`` makes it ahead of time.
+
 Made once per lock file and Python version, below the cache folder. It stands alone because the server's Python
 stub works with numpy 1.26 only (with numpy 2 it reads inputs as zeros), while everything else may use numpy 2.
 
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from shoal.core.errors import UsageError
+from shoal.core.errors import ShoalError, UsageError
 from shoal.core.hashing import file_digest, parts_digest
 from shoal.core.names import HASH_CHARS
 from shoal.core.packages import cache_folder, install_into_environment, make_environment, run
@@ -185,3 +187,20 @@ def _install(root: Path) -> None:
 def _check_complete(root: Path) -> None:
     code = "import numpy, onnxruntime; assert numpy.__version__.startswith('1.'), numpy.__version__"
     run([str(root / "bin" / "python3"), "-c", code])
+
+
+def main() -> int:
+    """Make the environment ahead of time: 0 when it is there, 1 with the reason when it cannot be."""
+    try:
+        environment = prepare(progress=lambda line: print(line, file=sys.stderr))
+    except ShoalError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return 1
+    print(environment.root)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
