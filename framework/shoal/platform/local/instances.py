@@ -7,6 +7,7 @@ request and no polling. The node closes its own copy of the socket: when the pro
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing, suppress
@@ -27,11 +28,10 @@ from shoal.platform.local.processes import Command, Process, describe_end
 from shoal.platform.local.records import Revision
 from shoal.platform.local.supervisor import backoff
 
-CONFIGURATION_EXIT: Final = 3  # the runtime refused to start and said why in its last "error:" line
+STARTUP_EXIT: Final = 3  # the runtime could not start and said why in one JSON line
 REASON_LINES: Final = 5
 _READY_RETRY_SECONDS: Final = 0.05
 _DRAIN_MARGIN_SECONDS: Final = 5.0
-_NEVER_STARTED: Final = "it ended before it was ready"
 
 
 class Phase(StrEnum):
@@ -240,18 +240,29 @@ class Instances:
     def _reason(self, instance: Instance, code: int | None) -> str:
         lines = logfiles.lines_since(instance.log, instance.log_start, REASON_LINES * 4)
         if code is None:
-            return f"no answer on /_shoal/ready within {limits.READY_SECONDS_MAX:g} s" + _quoted(lines[-1:])
-        errors = [line for line in lines if line.startswith("error:")]
-        if code == CONFIGURATION_EXIT and errors:
-            return errors[-1].removeprefix("error:").strip()
-        return f"{_NEVER_STARTED if not instance.ready_at else 'it ended'} ({describe_end(code)})" + _quoted(
-            lines[-REASON_LINES:]
-        )
+            return f"not ready within {limits.READY_SECONDS_MAX:g} s" + _quoted(lines[-1:])
+        told = next((reason for line in reversed(lines) if (reason := _told(line))), "")
+        if code == STARTUP_EXIT and told:
+            return told
+        when = "it ended" if instance.ready_at else "it ended before it was ready"
+        return f"{when} ({describe_end(code)})" + _quoted(lines[-REASON_LINES:])
 
     async def _gone(self, revision: str) -> None:
         while self._crew(revision).instances:
             await asyncio.gather(*(instance.process.wait() for instance in self._crew(revision).instances))
             await asyncio.sleep(0)
+
+
+def _told(line: str) -> str:
+    """Read the runtime's line about why it could not start; empty when the line is something else."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return ""
+    if not isinstance(found, dict) or "stage" not in found:
+        return ""
+    where = f" ({found['where']})" if found.get("where") else ""
+    return f"{found['stage']}: {found.get('type', 'error')}: {found.get('message', '')}{where}"
 
 
 def _quoted(lines: list[str]) -> str:

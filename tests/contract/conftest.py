@@ -1,0 +1,46 @@
+"""The platforms the contract suite runs against: each real, started once, in a place of its own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from helpers_functions import Make, write_function
+from shoal.core.errors import NotFoundError
+from shoal.platform.local.client import LocalPlatform
+from shoal.platform.port import Platform
+
+TARGETS = ["local"]
+
+
+@pytest.fixture(scope="session", params=TARGETS)
+def platform(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """A running platform; models on it answer from their contract."""
+    home = tmp_path_factory.mktemp(request.param) / "home"
+    local = LocalPlatform(home, gateway_port=0, broker_port=0, fake_pool=True, dies_with_caller=True)
+    local.up()
+    try:
+        yield local
+    finally:
+        local.down()
+
+
+@pytest.fixture
+def make(platform: Platform, tmp_path: Path) -> Iterator[Make]:
+    """Write function folders with names nobody else uses; the functions are gone when the test is over."""
+    made: list[str] = []
+
+    def write(code: str, *, config: str = "", name: str = "") -> Path:
+        if not name:
+            name = f"t-{uuid.uuid4().hex[:10]}"
+            made.append(name)
+        return write_function(tmp_path / name, code, config=config)
+
+    yield write
+    for name in made:
+        with suppress(NotFoundError):
+            platform.delete(name)
