@@ -22,6 +22,7 @@ DISCARD_BYTES_MAX: Final = 64 * 2**20  # of a body too large, read and dropped s
 DISCARD_SECONDS_MAX: Final = 5.0  # the same, in time
 REQUEST_ID_CHARS_MAX: Final = 128  # of a caller's x-request-id; a longer one is replaced
 RETRY_AFTER_SECONDS: Final = 1.0  # told to a caller that was refused for load
+WATCH_TICK_SECONDS: Final = 0.01  # between two looks at the requests in flight: how late a deadline may be noticed
 WATCH_AFTER_SECONDS: Final = 0.05  # a request older than this is watched for its caller hanging up
 CANCEL_GRACE_SECONDS: Final = 0.02  # a handler gets this to end after its deadline; its caller is answered without it
 MODEL_REFRESH_SECONDS: Final = 5.0  # between two looks at a model that is ready
@@ -115,6 +116,7 @@ GATEWAY_CONNECT_ATTEMPTS_MAX: Final = 3  # instances tried for one request while
 GATEWAY_MARGIN_SECONDS: Final = 1.0  # past a function's own timeout, so that its own answer comes first
 GATEWAY_DRAIN_SECONDS_MAX: Final = 30.0  # what requests in flight get at SIGTERM
 GATEWAY_RECENT_MAX: Final = 200  # requests the page shows
+PAGE_READ_SECONDS_MAX: Final = 2.0  # for another process's part of the page
 GATEWAY_NAMES_SHOWN_MAX: Final = 20  # functions named in a 404
 
 # Broker.

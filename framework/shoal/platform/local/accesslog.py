@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from typing import Any, Final
 
 from shoal.core import limits
 from shoal.core.clock import Clock
+from shoal.runtime.trace import Identity, identify
 
-_REQUEST_ID: Final = re.compile(r"[-_.:a-zA-Z0-9]{1,128}")
-_TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _PATH_CHARS_MAX: Final = 512
 
 
@@ -26,8 +24,7 @@ class Visit:
     started: float  # monotonic
     method: str
     path: str
-    request_id: str
-    traceparent: str
+    identity: Identity
     function: str = ""
     revision: str = ""
     status: int = 0
@@ -47,12 +44,12 @@ class AccessLog:
 
     def open(self, method: str, path: str, request_id: str, traceparent: str) -> Visit:
         """Begin a request; an identifier or trace context that is missing or malformed is made anew."""
+        identity = identify(_bytes(traceparent), _bytes(request_id), self._rng.getrandbits)
         return Visit(
             started=self._clock.monotonic(),
             method=method,
             path=path.partition("?")[0][:_PATH_CHARS_MAX],
-            request_id=request_id if _REQUEST_ID.fullmatch(request_id) else f"{self._rng.getrandbits(128):032x}",
-            traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else self._traceparent(),
+            identity=identity,
         )
 
     def close(self, visit: Visit) -> None:
@@ -63,8 +60,8 @@ class AccessLog:
             "time": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
             "level": "error" if visit.component and visit.status >= 500 else "info",
             "message": visit.reason or f"{visit.method} {visit.path} {visit.status}",
-            "trace_id": visit.traceparent[3:35],
-            "request_id": visit.request_id,
+            "trace_id": visit.identity.trace_id,
+            "request_id": visit.identity.request_id,
             "service": visit.function,
             "revision": visit.revision,
             "method": visit.method,
@@ -97,5 +94,7 @@ class AccessLog:
             }
         )
 
-    def _traceparent(self) -> str:
-        return f"00-{self._rng.getrandbits(128) | 1:032x}-{self._rng.getrandbits(64) | 1:016x}-01"
+
+def _bytes(header: str) -> bytes:
+    """Give a header's value as it came; aiohttp decodes it this way."""
+    return header.encode("utf-8", "surrogateescape")

@@ -103,8 +103,8 @@ class Gateway:
             headers=proxy.request_headers(request.headers, where, request.remote or "unknown", length),
             body=body,
         )
-        outgoing.headers[proxy.REQUEST_ID_HEADER] = visit.request_id
-        outgoing.headers["traceparent"] = visit.traceparent
+        outgoing.headers[proxy.REQUEST_ID_HEADER] = visit.identity.request_id
+        outgoing.headers["traceparent"] = visit.identity.traceparent
         for _ in range(limits.GATEWAY_CONNECT_ATTEMPTS_MAX):
             try:
                 return await self._attempt(request, outgoing, visit, revision, timeout_s, stated)
@@ -217,7 +217,7 @@ class FrontDoor:
             raise ConnectionResetError(error.message)
         unread = request.body_exists and not request.content.is_eof()
         response = problems.response(error, "platform", close=unread or self.draining)
-        response.headers[proxy.REQUEST_ID_HEADER] = visit.request_id
+        response.headers[proxy.REQUEST_ID_HEADER] = visit.identity.request_id
         return response
 
 
@@ -252,12 +252,19 @@ async def serve(fd: int, home: Home) -> None:
         activator = Activator(balancer, partial(wake_through_node, node))
         stack.push_async_callback(activator.stop)
         gateway = Gateway(activator, balancer, proxy.Proxy(instances), clock, rng)
-        log = AccessLog(serving.write_line, clock, rng)
-        door = FrontDoor(gateway, log, page.Page(partial(call, node, "GET"), log, balancer))
+        log = AccessLog(serving.OUTPUT.write, clock, rng)
+        door = FrontDoor(gateway, log, _page(home, log, balancer, clock))
         server = serving.Server(door.handle, limits.GATEWAY_CONNECTIONS_MAX)
         runner = await serving.serve_control(control(gateway, balancer), home.socket("gateway"))
         stack.push_async_callback(runner.cleanup)
         await serving.serve_until_signal(server, serving.inherited_socket(fd), limits.GATEWAY_DRAIN_SECONDS_MAX)
+
+
+def _page(home: Home, log: AccessLog, balancer: Balancer, clock: Clock) -> page.Page:
+    def reader(component: str) -> page.Read:
+        return partial(call, home.socket(component), "GET", timeout_s=limits.PAGE_READ_SECONDS_MAX)
+
+    return page.Page(reader("node"), reader("broker"), log, balancer, clock)
 
 
 def _to_instances() -> aiohttp.ClientSession:

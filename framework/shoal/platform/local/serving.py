@@ -7,12 +7,11 @@ bounded, and what is not HTTP/1.1 is answered with a problem and one log line in
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
+import os
 import resource
 import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -32,9 +31,12 @@ from shoal.core.errors import (
     SlowRequestError,
 )
 from shoal.platform.local import problems
+from shoal.platform.local.processes import die_with
+from shoal.runtime.lines import LineWriter
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-_PR_SET_PDEATHSIG: Final = 1
+OUTPUT: Final = LineWriter(1)  # stdout
+_LOG_CLOSE_SECONDS: Final = 1.0
 _BACKLOG: Final = 1024  # connections the kernel keeps while this process restarts
 
 
@@ -147,13 +149,7 @@ def check_headers(request: web.BaseRequest) -> None:
 def log(level: str, message: str, **fields: Any) -> None:
     """Write one JSON line to stdout."""
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
-    write_line(json.dumps({"time": time, "level": level, "message": message, **fields}) + "\n")
-
-
-def write_line(line: str) -> None:
-    """Write a whole line to stdout at once."""
-    sys.stdout.write(line)
-    sys.stdout.flush()
+    OUTPUT.write(json.dumps({"time": time, "level": level, "message": message, **fields}) + "\n")
 
 
 def inherited_socket(fd: int) -> socket.socket:
@@ -176,6 +172,7 @@ async def serve_control(app: web.Application, path: Path) -> web.AppRunner:
 async def serve_until_signal(server: Server, sock: socket.socket, drain_s: float) -> None:
     """Serve on ``sock`` until SIGTERM or SIGINT, then finish what is in flight within ``drain_s`` seconds."""
     loop = asyncio.get_running_loop()
+    OUTPUT.attach(loop)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -184,11 +181,12 @@ async def serve_until_signal(server: Server, sock: socket.socket, drain_s: float
     listener.close()
     server.pre_shutdown()
     await server.shutdown(drain_s)
+    OUTPUT.close(_LOG_CLOSE_SECONDS)
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process with the one that started it (Linux), also after kill -9."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Have the kernel end this process with the one that started it, also after kill -9."""
+    die_with(os.getppid())()
 
 
 def raise_file_limit() -> None:
