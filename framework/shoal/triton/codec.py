@@ -172,7 +172,7 @@ class Codec:
         if not isinstance(entry, dict):
             raise self._broken("an output is not an object")
         name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
-        if not isinstance(name, str) or datatype not in DATATYPE_BYTES:
+        if not isinstance(name, str) or not isinstance(datatype, str) or datatype not in DATATYPE_BYTES:
             raise self._broken(f"an output has the name {name!r:.80} and the datatype {datatype!r:.80}")
         if not isinstance(shape, list) or len(shape) > TENSOR_RANK_MAX or not all(map(_is_size, shape)):
             raise self._broken(f"output {name!r:.80} has the shape {shape!r:.80}")

@@ -27,10 +27,18 @@ def signature_of(model: str, metadata: Mapping[str, Any], config: Mapping[str, A
 
     Only the configuration tells optional inputs and the largest batch; the shapes have the batch dimension already.
     """
-    optional = {entry.get("name") for entry in (config or {}).get("input", ()) if entry.get("optional")}
+    optional, max_batch_size = _from_config(model, config) if config else (frozenset(), 0)
     inputs = tuple(_tensor(model, entry, optional) for entry in _entries(model, metadata, "inputs"))
     outputs = tuple(_tensor(model, entry, frozenset()) for entry in _entries(model, metadata, "outputs"))
-    return Signature(inputs, outputs, int((config or {}).get("max_batch_size", 0)))
+    return Signature(inputs, outputs, max_batch_size)
+
+
+def _from_config(model: str, config: Mapping[str, Any]) -> tuple[frozenset[str], int]:
+    try:
+        optional = frozenset(str(entry["name"]) for entry in config.get("input", ()) if entry.get("optional"))
+        return optional, int(config.get("max_batch_size", 0))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise _broken(model, f"its configuration is {dict(config)!r:.120}") from None
 
 
 def _entries(model: str, metadata: Mapping[str, Any], key: str) -> list[Any]:
@@ -40,18 +48,13 @@ def _entries(model: str, metadata: Mapping[str, Any], key: str) -> list[Any]:
     return entries
 
 
-def _tensor(model: str, entry: Any, optional: frozenset[Any] | set[Any]) -> TensorSpec:
+def _tensor(model: str, entry: Any, optional: frozenset[Any]) -> TensorSpec:
     try:
-        name, datatype = entry["name"], entry["datatype"]
+        name, datatype = str(entry["name"]), str(entry["datatype"])
         shape = tuple(int(size) for size in entry["shape"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise _broken(model, f"a tensor is {entry!r:.120}") from None
-    if (
-        not isinstance(name, str)
-        or datatype not in DATATYPE_BYTES
-        or len(shape) > TENSOR_RANK_MAX
-        or min(shape, default=0) < -1
-    ):
+    if datatype not in DATATYPE_BYTES or len(shape) > TENSOR_RANK_MAX or min(shape, default=0) < -1:
         raise _broken(model, f"a tensor is {entry!r:.120}")
     return TensorSpec(name, datatype, shape, name in optional)
 
