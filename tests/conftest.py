@@ -2,52 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from helpers_triton import TritonAddress, write_repository
-from shoal.pool import environment
-from shoal.pool.server import TritonServer
+from helpers_triton import TritonAddress, prepared, running, write_repository
+from shoal.pool.environment import TritonEnvironment
 
 
 @pytest.fixture(scope="session")
-def shoal_cache() -> Path:
-    """The cache shared by all runs: Triton's environment and model files are made there once."""
-    return Path(os.environ.get("SHOAL_CACHE") or Path.home() / ".cache" / "shoal")
-
-
-@pytest.fixture(scope="session")
-def triton_environment(shoal_cache: Path) -> environment.TritonEnvironment:
+def triton_environment() -> TritonEnvironment:
     """The stand-in's environment; tests that need it are skipped, with the reason, where it cannot run."""
-    if reason := environment.unavailable():
-        pytest.skip(reason)
-    return environment.prepare(shoal_cache)
+    return prepared()
 
 
 @pytest.fixture(scope="session")
-def triton_server(
-    triton_environment: environment.TritonEnvironment, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[TritonAddress]:
-    """A real Triton with every test model loaded; one per test process, gone with it."""
+def triton_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonAddress]:
+    """A real Triton with every test model loaded; one per test process, gone with it.
+
+    Tests that unload its models or kill it start one of their own with ``helpers_triton.running``.
+    """
+    prepared()
     home = tmp_path_factory.mktemp("triton")
-    names = write_repository(home / "models")
-    server = TritonServer(triton_environment, repository=home / "models", state=home / "state", log=home / "log")
-    try:
-        server.start()
-        server.wait_ready()
-        _load(server.grpc, names)
-        yield TritonAddress(http=server.http, grpc=server.grpc, repository=home / "models")
-    finally:
-        server.close()
-
-
-def _load(address: str, names: list[str]) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    import tritonclient.grpc
-
-    with tritonclient.grpc.InferenceServerClient(address) as client, ThreadPoolExecutor(4) as threads:
-        list(threads.map(client.load_model, names))
+    with running(home, write_repository(home / "models")) as address:
+        yield address

@@ -1,11 +1,19 @@
-"""Builds the model repository of the tests: small Python models over every datatype, and ones that misbehave."""
+"""A real Triton for tests, and its models: small ones in Python over every datatype, and ones that misbehave."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from shoal.pool import environment
+from shoal.pool.server import TritonServer
+from shoal.triton.control import GrpcControl
 from shoal.triton.tensors import DATATYPE_BYTES
 
 SOURCES = Path(__file__).with_name("triton_models")
@@ -69,3 +77,27 @@ def write_repository(repository: Path) -> list[str]:
     write_model(repository, "slow", "slow", dim=1, max_batch_size=1, queue=SLOW_QUEUE_MAX)
     write_model(repository, "failing", "failing")
     return sorted(path.name for path in repository.iterdir())
+
+
+def prepared() -> environment.TritonEnvironment:
+    """Give the stand-in's environment; skips the test, with the reason, where it cannot run."""
+    if reason := environment.unavailable():
+        pytest.skip(reason)
+    return environment.prepare()
+
+
+@contextmanager
+def running(home: Path, models: Iterable[str]) -> Iterator[TritonAddress]:
+    """Run a Triton over ``home/models`` with these models loaded; it is gone afterwards."""
+    server = TritonServer(prepared(), repository=home / "models", state=home / "state", log=home / "log")
+    try:
+        server.start()
+        server.wait_ready()
+        control = GrpcControl(server.grpc)
+        control.server_ready()  # connects once, before threads do
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(control.load, models))
+        control.close()
+        yield TritonAddress(http=server.http, grpc=server.grpc, repository=home / "models")
+    finally:
+        server.close()
