@@ -1,0 +1,64 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from shoal.cli.session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _set(attribute: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    def callback(ctx: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+        if value:
+            setattr(ctx.ensure_object(Session), attribute, value)
+        return value
+
+    return callback
+
+
+def common(function: F) -> F:
+    """Add ``--json`` and ``--home``; both end up in the session."""
+    function = click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="SHOAL_HOME",
+        help="Folder of the platform's state.  [default: SHOAL_HOME, then ~/.shoal]",
+        expose_value=False,
+        callback=_set("home"),
+    )(function)
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print JSON on stdout.",
+        expose_value=False,
+        is_eager=True,
+        callback=_set("as_json"),
+    )(function)
+
+
+def function_name(function: F) -> F:
+    """Add the argument NAME, a function's name."""
+    return click.argument("name", metavar="NAME", callback=_set("function"))(function)
+
+
+def folder(function: F) -> F:
+    """Add the argument FOLDER; the verb itself says what is wrong with it."""
+    return click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))(function)
+
+
+def pairs(values: tuple[str, ...], what: str) -> list[tuple[str, str]]:
+    """Split ``key=value`` arguments; UsageError names the one that is none."""
+    found = []
+    for value in values:
+        key, sign, rest = value.partition("=")
+        if not key or not sign:
+            raise click.UsageError(f"{value!r} is not {what}")
+        found.append((key.strip(), rest.strip()))
+    return found

@@ -1,0 +1,69 @@
+"""What every verb shares: which platform, which home, the clock; made once per run, replaced whole by tests."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import click
+
+from shoal.core.clock import Clock, SystemClock
+
+if TYPE_CHECKING:
+    from shoal.platform.port import Platform, PlatformStatus
+
+    class LocalPlatform(Platform, Protocol):
+        """The port, on a machine where the command line may start and end it."""
+
+        def up(self) -> PlatformStatus:
+            """Start it; ConflictError when it runs already."""
+            ...
+
+        def down(self) -> bool:
+            """End it with everything it runs; False when it was not running."""
+            ...
+
+        def running(self) -> bool:
+            """Say whether it is up."""
+            ...
+
+
+def open_local(**options: Any) -> LocalPlatform:
+    """Open the platform of this machine; costs no import before it is needed."""
+    from shoal.platform import open_platform
+
+    return cast("LocalPlatform", open_platform("local", **options))
+
+
+def watch_folder(folder: Path) -> Iterable[object]:
+    """Yield whenever files below ``folder`` were saved; caches and version control do not count."""
+    import watchfiles
+
+    return watchfiles.watch(folder, raise_interrupt=True)
+
+
+@dataclass
+class Session:
+    """One run of the command line."""
+
+    home: Path | None = None
+    as_json: bool = False
+    function: str = ""  # the function the command names, for advice on a misspelt one
+    clock: Clock = field(default_factory=SystemClock)
+    new_id: Callable[[], str] = lambda: str(uuid.uuid4())
+    open: Callable[..., LocalPlatform] = open_local
+    watch: Callable[[Path], Iterable[object]] = watch_folder
+
+    @functools.cached_property
+    def platform(self) -> LocalPlatform:
+        """The platform, opened on first use."""
+        return self.open(home=self.home)
+
+
+pass_session = click.make_pass_decorator(Session)
+
+__all__ = ["Session", "open_local", "pass_session"]

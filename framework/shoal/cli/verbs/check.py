@@ -1,0 +1,104 @@
+"""``shoal check``: what a deployment would find wrong, without a platform."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shoal.cli import options, terminal
+from shoal.cli.session import Session, pass_session
+from shoal.core.errors import DeployError
+from shoal.core.limits import DESCRIBE_SECONDS_MAX
+from shoal.core.packages import cache_folder
+from shoal.core.problems import from_problem
+
+if TYPE_CHECKING:
+    from shoal.spec.function import FunctionSpec
+
+
+@click.command("check")
+@options.folder
+@options.common
+@pass_session
+def command(session: Session, folder: Path) -> None:
+    """Check a function's folder without deploying it.
+
+    Reads function.yaml, imports the handler in a process of its own, and holds what it says about its models
+    against the model repository, if there is one above the folder.
+    """
+    from shoal.spec.function import load
+
+    spec = load(folder)
+    found = describe(folder, spec)
+    versions = _hold_to_contract(folder, spec, found)
+    if session.as_json:
+        terminal.out_json({"function": spec.name, **found, "versions": versions})
+        return
+    for handler in found["handlers"]:
+        what = " ".join(filter(None, (handler["kind"], handler.get("type", ""))))
+        terminal.out(f"handler {handler['name']}: {what}")
+    for model in found["models"]:
+        terminal.out(f"model {model['name']}: {versions.get(model['name'], 'not checked, no model repository')}")
+    terminal.note(f"{spec.name} can be deployed")
+
+
+def describe(folder: Path, spec: FunctionSpec) -> dict[str, Any]:
+    """Import the handler in a process of its own and give what it declares; raises what that process reports."""
+    argv = [sys.executable, "-m", "shoal.runtime.describe", str(folder), spec.handler]
+    env = {**os.environ, **spec.env, "K_SERVICE": spec.name}
+    try:
+        ended = subprocess.run(argv, env=env, capture_output=True, timeout=DESCRIBE_SECONDS_MAX, check=False)
+    except subprocess.TimeoutExpired:
+        raise DeployError(f"importing {spec.handler} took over {DESCRIBE_SECONDS_MAX:g} s") from None
+    found = _last_object(ended.stdout)
+    if "handlers" in found:
+        return found
+    if "detail" in found:
+        raise from_problem(found)
+    said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
+    raise DeployError(f"{spec.handler} cannot be imported: {said[-1] if said else f'exit code {ended.returncode}'}")
+
+
+def _last_object(output: bytes) -> dict[str, Any]:
+    """Find the description: the last line that is a JSON object, for a handler may print while imported."""
+    for line in reversed(output.decode("utf-8", "replace").splitlines()):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _hold_to_contract(folder: Path, spec: FunctionSpec, found: Mapping[str, Any]) -> dict[str, str]:
+    """Check each declared model against the repository; alias -> exact version, empty without a repository."""
+    from shoal.models import contract
+    from shoal.models.repository import ModelRepository
+    from shoal.platform.local.client import find_repository
+
+    root = find_repository(folder.resolve())
+    if root is None:
+        return {}
+    repository = ModelRepository(root, cache_folder())
+    versions = {}
+    for declared in found["models"]:
+        alias = str(declared["name"])
+        version = repository.version((spec.models or {}).get(alias, alias))
+        contract.check(
+            alias,
+            version.signature,
+            inputs=declared.get("inputs"),
+            outputs=declared.get("outputs"),
+            called_inputs=declared.get("called_inputs") or (),
+            used_outputs=declared.get("used_outputs") or (),
+        )
+        versions[alias] = version.name
+    return versions

@@ -1,0 +1,52 @@
+"""``shoal dev``: deploy again on every save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shoal.cli import exits, failures, options, progress, terminal
+from shoal.cli.session import Session, pass_session
+from shoal.cli.verbs import deploy, up
+from shoal.core.errors import ShoalError
+from shoal.platform.port import Deployment
+
+
+@click.command("dev")
+@options.folder
+@options.common
+@pass_session
+def command(session: Session, folder: Path) -> int:
+    """Deploy a folder again whenever a file in it is saved.
+
+    Starts the platform if need be. A mistake is shown and the last good revision goes on serving. Ctrl-C stops
+    watching; function and platform stay up.
+    """
+    if not session.platform.running():
+        progress.follow(up.start(session))
+    good = _attempt(session, folder, None)
+    terminal.note(terminal.faint(f"watching {folder}; Ctrl-C ends"))
+    try:
+        for _ in session.watch(folder):
+            terminal.note()
+            good = _attempt(session, folder, good)
+    except KeyboardInterrupt:
+        terminal.note("\nstopped watching")
+    return exits.OK
+
+
+def _attempt(session: Session, folder: Path, good: Deployment | None) -> Deployment | None:
+    """Deploy once; on a mistake show it and keep the last good revision."""
+    try:
+        deployment = deploy.run(session, folder, traffic=True)
+    except ShoalError as error:
+        failures.handle(error, session)
+        if good is not None:
+            terminal.note(f"{good.revision} goes on serving at {good.url}")
+        return good
+    if session.as_json:
+        terminal.out_json({"revision": deployment.revision, "created": deployment.created, "url": deployment.url})
+    else:
+        terminal.out(f"{deployment.revision}  {deployment.url}")
+    return deployment

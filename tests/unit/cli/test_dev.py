@@ -1,0 +1,54 @@
+"""``shoal dev``: each save is a deployment; a mistake leaves the last good revision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from click.testing import CliRunner
+
+from helpers_cli import Shell
+from helpers_fake_platform import spec_failure
+from shoal.cli.root import root
+
+
+def dev(shell: Shell, *saves: Callable[[], None]) -> tuple[str, str, int]:
+    def watch(_folder: object) -> Iterator[object]:
+        for save in saves:
+            save()
+            yield {"changes"}
+        raise KeyboardInterrupt
+
+    session = shell.session()
+    session.watch = watch
+    result = CliRunner().invoke(root, ["dev", shell.function_folder("hello")], obj=session)
+    return result.stdout, result.stderr, result.exit_code
+
+
+def test_starts_deploys_and_follows_saves(shell: Shell) -> None:
+    shell.platform.is_up = False
+    out, err, code = dev(shell, lambda: None)
+    assert code == 0
+    assert out.splitlines() == [f"hello-0000{number}  http://hello.localhost:8080" for number in (1, 2)]
+    assert "watching hello" in err
+    assert err.endswith("stopped watching\n")
+
+
+def test_a_mistake_is_shown_and_the_next_save_goes_on(shell: Shell) -> None:
+    def fail() -> None:
+        shell.platform.failure = spec_failure()
+
+    def mend() -> None:
+        shell.platform.failure = None
+
+    out, err, code = dev(shell, fail, mend)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["hello-00001", "hello-00002"]
+    assert "error: f/function.yaml:1:1: unknown key 'nam'" in err
+    assert "hello-00001 goes on serving at http://hello.localhost:8080" in err
+
+
+def test_a_first_mistake_is_no_end(shell: Shell) -> None:
+    shell.platform.failure = spec_failure()
+    out, err, code = dev(shell, lambda: setattr(shell.platform, "failure", None))
+    assert (code, out) == (0, "hello-00001  http://hello.localhost:8080\n")
+    assert "goes on serving" not in err
