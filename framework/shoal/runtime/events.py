@@ -167,7 +167,10 @@ def _leap(value: str, found: re.Match[str]) -> datetime:
 
 
 def format_time(value: datetime) -> str:
-    """Write a timestamp as RFC 3339, in UTC where it is UTC."""
+    """Write a timestamp as RFC 3339; in UTC where its offset is not of whole minutes, which RFC 3339 cannot say."""
+    offset = value.utcoffset()
+    if offset is not None and offset % timedelta(minutes=1):
+        value = value.astimezone(UTC)
     return value.isoformat().replace("+00:00", "Z")
 
 

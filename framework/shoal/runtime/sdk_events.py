@@ -26,13 +26,17 @@ def is_sdk_event(value: Any) -> bool:
 
 
 def to_sdk(event: CloudEvent, kind: Any) -> Any:
-    """Make the SDK's event: ``time`` is a str in its 1.x line and a datetime in 2.x."""
+    """Make the SDK's event: ``time`` is a str in its 1.x line and a datetime in 2.x.
+
+    Raises EventError for what the SDK is stricter about than the specification, as the length of names.
+    """
     attributes = event.attributes
     if event.time is not None and not kind.__module__.startswith("cloudevents.core."):
         attributes["time"] = format_time(event.time)
-    if hasattr(kind, "create"):
-        return kind.create(attributes, event.data)
-    return kind(attributes, event.data)
+    try:
+        return getattr(kind, "create", kind)(attributes, event.data)
+    except Exception as error:
+        raise EventError(f"the CloudEvents SDK does not take the event: {error}") from error
 
 
 def from_sdk(value: Any) -> CloudEvent:
