@@ -113,8 +113,14 @@ async def reset_before_headers(exchange: Exchange) -> None:
     exchange.reset()
 
 
+async def close_after_headers(exchange: Exchange) -> None:
+    """FIN in the middle of an answer."""
+    await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+    exchange.writer.close()
+
+
 async def reset_after_headers(exchange: Exchange) -> None:
-    """RST in the middle of an answer."""
+    """RST in the middle of an answer; what the client has not read by then is lost to it."""
     await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
     exchange.reset()
 
@@ -128,6 +134,7 @@ async def ok_then_close(exchange: Exchange) -> None:
     """Answer, then close the connection that the client takes for idle."""
     await ok(exchange)
     exchange.writer.close()
+    await exchange.writer.wait_closed()
 
 
 async def hang(exchange: Exchange) -> None:

@@ -14,6 +14,7 @@ from helpers_triton_http import (
     Behaviour,
     Exchange,
     ScriptedServer,
+    close_after_headers,
     close_after_request,
     hang,
     http,
@@ -141,7 +142,8 @@ async def test_a_second_answer_closes_the_connection_and_leaves_the_first_alone(
     [
         (reset_before_headers, "without an answer"),
         (close_after_request, "without an answer"),
-        (reset_after_headers, "in the middle of its answer"),
+        (close_after_headers, "in the middle of its answer"),
+        (reset_after_headers, "closed the connection"),
     ],
 )
 async def test_a_connection_that_ends_says_how_far_it_came(
