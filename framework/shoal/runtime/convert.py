@@ -135,7 +135,10 @@ class _Compiler:
         return convert
 
     def _typed_dict(self, kind: Any) -> Convert:
-        members = [(name, self.of(hint), name in kind.__required_keys__) for name, hint in hints_of(kind).items()]
+        marks = typing.get_type_hints(kind, include_extras=True)  # __required_keys__ misses postponed NotRequired
+        optional = {name for name, mark in marks.items() if get_origin(mark) is typing.NotRequired}
+        required = kind.__required_keys__ - optional
+        members = [(name, self.of(hint), name in required) for name, hint in hints_of(kind).items()]
 
         def convert(value: Any, path: str) -> Any:
             if not isinstance(value, dict):
