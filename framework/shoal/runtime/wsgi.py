@@ -12,6 +12,7 @@ from shoal.runtime.messages import Request, Response
 from shoal.runtime.routes import RunSync
 
 _END: Final = object()
+_BODILESS: Final = (204, 304)
 _PLAIN: Final = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 
 
@@ -115,10 +116,11 @@ class Wsgi:
 
         chunks = self._app(environ, start_response)
         status, headers = started[0]
-        if not any(name.lower() == "content-length" for name, _ in headers):
-            return int(status[:3]), headers, chunks
+        code = int(status[:3])
+        if code not in _BODILESS and not any(name.lower() == "content-length" for name, _ in headers):
+            return code, headers, chunks
         try:
-            return int(status[:3]), headers, b"".join(chunks)
+            return code, headers, b"".join(chunks)
         finally:
             _close(chunks)
 
