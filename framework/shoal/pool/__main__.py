@@ -42,7 +42,7 @@ async def _serve(home: Path, *, fake: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     server = _server(home, fake=fake)
-    agent = Agent(server, GrpcControl, home / "models")
+    agent = Agent(server, GrpcControl, home / "models", note=_log)
     runner = await _control(agent, home / "run" / "pool.sock")
     life = asyncio.create_task(agent.run())
     told = asyncio.create_task(stop.wait())

@@ -105,12 +105,14 @@ class Agent:
         repository: Path,
         *,
         clock: Clock | None = None,
+        note: Callable[[str, str], None] = lambda level, message: None,
     ) -> None:
         self._server = server
         self._make_control = control
         self._control: Control | None = None
         self._repository = repository
         self._clock = clock or SystemClock()
+        self._note = note  # what an operator should read: level, message
         self._wanted: frozenset[str] = frozenset()
         self._models: dict[str, ModelState] = {}
         self._stubs: dict[str, int] = {}
@@ -166,6 +168,7 @@ class Agent:
                 await self._tell(error)
                 raise
             except ShoalError as error:
+                self._note("error", error.message)
                 await self._tell(error)
             steady = self._clock.monotonic() - started > limits.POOL_STEADY_SECONDS
             delay = limits.POOL_RESTART_SECONDS_MIN if steady else min(2 * delay, limits.POOL_RESTART_SECONDS_MAX)
@@ -195,6 +198,7 @@ class Agent:
         if self._control is None:
             self._control = self._make_control(self._server.grpc)
         await self._tell(None)
+        self._note("info", f"Triton is up, process {self._server.pid}, at {self._server.http}")
         await self._reconcile()
 
     async def _reconcile(self) -> None:
@@ -212,6 +216,7 @@ class Agent:
 
     async def _unload(self, name: str) -> None:
         self._stubs.pop(name, None)
+        self._note("info", f"unloading {name}")
         await self._ask(lambda control: control.unload(name))
 
     async def _load(self, name: str, slots: asyncio.Semaphore) -> None:
@@ -221,8 +226,10 @@ class Agent:
                 await self._ask(lambda control: _load_checked(control, self._repository, name))
                 self._models[name] = ModelState("READY")
                 self._stubs[name] = self._server.stubs().get(name, 0)
+                self._note("info", f"{name} is READY")
             except ShoalError as error:
                 self._models[name] = ModelState("FAILED", error.message)
+                self._note("error", f"{name} FAILED: {error.message}")
 
     async def _watch(self) -> None:
         """Look at the server until it is gone; heal models whose stub died on the way."""
@@ -245,6 +252,7 @@ class Agent:
             return
         async with self._lock:
             for name in dead:
+                self._note("error", f"the stub process of {name} died: loading it afresh")
                 self._models[name] = ModelState("LOADING", "its stub process died")
                 await self._unload(name)
                 await self._gone(name)
