@@ -7,6 +7,7 @@ parses any body that looks like JSON. Neither line tells what it defaults (``id`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -31,8 +32,9 @@ ALL = settings(deadline=None, max_examples=60, suppress_health_check=list(Health
 
 
 @pytest.fixture(scope="module")
-def sdk2(shoal_cache: Path) -> Iterator[Sdk2]:
-    sdk = Sdk2(sdk2_folder(shoal_cache))
+def sdk2() -> Iterator[Sdk2]:
+    cache = Path(os.environ.get("SHOAL_CACHE") or Path.home() / ".cache" / "shoal")
+    sdk = Sdk2(sdk2_folder(cache))
     yield sdk
     sdk.close()
 
