@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,8 +118,12 @@ class FakePlatform:
         return self._split(name, self.history[name].pop())
 
     def invoke(self, name: str, **call: Any) -> Reply:
-        self.function(name)
+        self._check_up()
         self.calls.append(("invoke", name, call))
+        if name not in self.known:
+            problem = {"type": "urn:shoal:problem:not-found", "detail": f"there is no function {name!r}"}
+            headers = {"content-type": "application/problem+json"}
+            return Reply(404, headers, json.dumps(problem).encode(), 0.001)
         return self.reply
 
     def publish(self, headers: Mapping[str, str], body: bytes, *, broker: str = "default") -> None:

@@ -20,7 +20,7 @@ _ADVICE: dict[type[errors.ShoalError], str] = {
     errors.NotRunningError: "shoal up",
     errors.NotFoundError: "shoal status",
     errors.ConflictError: "shoal status",
-    errors.DeployError: "shoal logs NAME",
+    errors.DeployError: "shoal check FOLDER",
     errors.PoolUnreachableError: "shoal status",
 }
 
@@ -70,7 +70,7 @@ def _advice(error: errors.ShoalError, session: Session) -> str:
     if isinstance(error, errors.NotFoundError) and (close := _close_function(session)):
         return f"did you mean {close!r}? 'shoal status' lists all functions"
     advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), "")
-    return advice.replace("NAME", session.function or "NAME")
+    return advice.replace("FOLDER", str(session.folder or "FOLDER"))
 
 
 def _close_function(session: Session) -> str:

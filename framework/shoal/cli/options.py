@@ -50,7 +50,9 @@ def function_name(function: F) -> F:
 
 def folder(function: F) -> F:
     """Add the argument FOLDER; the verb itself says what is wrong with it."""
-    return click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))(function)
+    return click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path), callback=_set("folder"))(
+        function
+    )
 
 
 def pairs(values: tuple[str, ...], what: str) -> list[tuple[str, str]]:

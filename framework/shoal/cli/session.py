@@ -40,10 +40,10 @@ def open_local(**options: Any) -> LocalPlatform:
 
 
 def watch_folder(folder: Path) -> Iterable[object]:
-    """Yield whenever files below ``folder`` were saved; caches and version control do not count."""
+    """Yield whenever files below ``folder`` may have been saved: at once on a save, else every second."""
     import watchfiles
 
-    return watchfiles.watch(folder, raise_interrupt=True)
+    return watchfiles.watch(folder, raise_interrupt=True, yield_on_timeout=True, rust_timeout=1_000)
 
 
 @dataclass
@@ -53,6 +53,7 @@ class Session:
     home: Path | None = None
     as_json: bool = False
     function: str = ""  # the function the command names, for advice on a misspelt one
+    folder: Path | None = None  # the function's folder the command names
     clock: Clock = field(default_factory=SystemClock)
     new_id: Callable[[], str] = lambda: str(uuid.uuid4())
     open: Callable[..., LocalPlatform] = open_local

@@ -89,6 +89,12 @@ def test_a_problem_that_is_none_does_no_harm(shell: Shell, body: bytes) -> None:
     assert (result.exit_code, result.stdout_bytes) == (1, body)
 
 
+def test_a_functions_own_404_is_an_answer(shell: Shell) -> None:
+    shell.platform.reply = Reply(404, {"shoal-revision": "hello-00001"}, b"nothing here", 0.1)
+    result = shell.run("invoke", "hello")
+    assert (result.exit_code, result.stdout) == (1, "nothing here")
+
+
 def test_an_event_in_headers(shell: Shell) -> None:
     shell.run("event", "com.example.a", '{"a": 1}', "--subject", "s", "--ext", "tenant=x", "--broker", "b")
     (call,) = shell.platform.calls

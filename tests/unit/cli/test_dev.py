@@ -13,8 +13,10 @@ from shoal.cli.root import root
 
 def dev(shell: Shell, *saves: Callable[[], None]) -> tuple[str, str, int]:
     def watch(_folder: object) -> Iterator[object]:
-        for save in saves:
+        for number, save in enumerate(saves):
             save()
+            yield set()  # nothing new on disk: no deployment
+            (shell.folder / "hello" / "handler.py").write_text("#" * number)
             yield {"changes"}
         raise KeyboardInterrupt
 

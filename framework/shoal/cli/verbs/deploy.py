@@ -46,7 +46,6 @@ def command(session: Session, folder: Path, no_traffic: bool, tag: str) -> None:
 
 def run(session: Session, folder: Path, *, traffic: bool) -> Deployment:
     """Deploy, showing each stage; DeployError when the platform ends without a revision."""
-    session.function = folder.absolute().name
     ended = progress.follow(session.platform.deploy(folder, traffic=traffic))
     if not ended:
         raise DeployError(f"the deployment of {folder} ended without a revision", hint="shoal status")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ from shoal.cli import exits, failures, options, progress, terminal
 from shoal.cli.session import Session, pass_session
 from shoal.cli.verbs import deploy, up
 from shoal.core.errors import ShoalError
+from shoal.core.hashing import tree_files
 from shoal.platform.port import Deployment
 
 
@@ -25,15 +27,31 @@ def command(session: Session, folder: Path) -> int:
     """
     if not session.platform.running():
         progress.follow(up.start(session))
+    seen = fingerprint(folder)
     good = _attempt(session, folder, None)
     terminal.note(terminal.faint(f"watching {folder}; Ctrl-C ends"))
     try:
         for _ in session.watch(folder):
-            terminal.note()
-            good = _attempt(session, folder, good)
+            if (now := fingerprint(folder)) != seen:
+                seen = now
+                terminal.note()
+                good = _attempt(session, folder, good)
     except KeyboardInterrupt:
         terminal.note("\nstopped watching")
     return exits.OK
+
+
+def fingerprint(folder: Path) -> frozenset[tuple[str, int, int]]:
+    """Tell states of a folder apart: each file that counts with its time of change and size.
+
+    What was saved while a deployment ran is seen afterwards, which a watcher's notices alone would not promise.
+    """
+    found = set()
+    for file in tree_files(folder):
+        with suppress(OSError):  # gone since it was listed: an editor replaces files
+            stat = (folder / file).stat()
+            found.add((str(file), stat.st_mtime_ns, stat.st_size))
+    return frozenset(found)
 
 
 def _attempt(session: Session, folder: Path, good: Deployment | None) -> Deployment | None:

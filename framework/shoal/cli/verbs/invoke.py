@@ -11,6 +11,7 @@ import click
 from shoal.cli import exits, options, payload, terminal
 from shoal.cli.session import Session, pass_session
 from shoal.cli.text import duration, one_line
+from shoal.core.errors import NotFoundError
 from shoal.core.limits import TIMEOUT_SECONDS_DEFAULT, TIMEOUT_SECONDS_MAX
 from shoal.platform.port import Reply
 
@@ -54,12 +55,20 @@ def command(
     reply = session.platform.invoke(
         name, tag=tag, method=verb, path=_path(path), headers=sent, body=body, timeout_s=timeout
     )
+    _check_reached(reply, name, tag)
     if session.as_json:
         terminal.out_json(_as_json(reply))
     else:
         terminal.raw(reply.body)
         _tell(reply, session)
     return exits.OK if reply.status < 400 else exits.FAILED
+
+
+def _check_reached(reply: Reply, name: str, tag: str) -> None:
+    """Tell a 404 of the front door from one of the function: only a function's answer names its revision."""
+    if reply.status == 404 and "shoal-revision" not in reply.headers:
+        asked = f"{name!r} with the tag {tag!r}" if tag else f"{name!r}"
+        raise NotFoundError(str(_problem(reply).get("detail") or f"there is no function {asked}"))
 
 
 def _headers(given: tuple[str, ...]) -> dict[str, str]:

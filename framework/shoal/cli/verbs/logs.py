@@ -31,7 +31,7 @@ _HIDDEN: Final = frozenset((*_SHOWN_FIRST, "trace_id", "request_id"))
 @options.common
 @pass_session
 def command(session: Session, name: str, follow: bool, revision: str, lines: int) -> None:
-    """Print a function's log, oldest first.
+    """Print a function's log, oldest first; or that of node, gateway, broker or pool.
 
     Lines are shortened for reading; --json prints them as they were written, one JSON object a line.
     """
