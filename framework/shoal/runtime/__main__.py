@@ -30,17 +30,17 @@ def main(env: Mapping[str, str]) -> int:
     except UsageError as error:
         report("settings", error, Settings())
         return EXIT_STARTUP
-    registry = _import(settings)
+    registry = _import(settings, env)
     if registry is None:
         return EXIT_STARTUP
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(settings, registry, listener))
 
 
-def _import(settings: Settings) -> handlers.Registry | None:
+def _import(settings: Settings, env: Mapping[str, str]) -> handlers.Registry | None:
     """Import the handler in this, the serving process; None once its failure is reported."""
     try:
-        registry = handlers.load(settings.source, settings.handler)
+        registry = handlers.load(settings.source, settings.handler, env)
         check_models(registry.models, settings)
     except BaseException as error:
         report("import", error, settings)

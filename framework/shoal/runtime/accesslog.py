@@ -16,10 +16,6 @@ from shoal.runtime.lines import LineWriter
 from shoal.runtime.settings import LOG_LEVELS
 
 _LOGGING_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_REQUEST: Final = (
-    '{"time":"%s","level":"%s","message":"request","trace_id":"%s","request_id":%s,%s,'
-    '"method":"%s","path":%s,"status":%d,"duration_ms":%.3f,"queue_ms":%.3f%s}\n'
-)
 HUNG_UP: Final = 499  # the caller left before the answer; never sent, only logged and counted
 
 
@@ -65,18 +61,16 @@ class Log:
         queue_s: float,
         error: ShoalError | None,
     ) -> None:
-        """Write a finished request's line: information, a warning for 4xx, an error for 5xx."""
+        """Write a finished request's line, on the loop's thread; a warning for 4xx, an error for 5xx."""
         rank, level = (1, "info") if status < 400 else (2, "warning") if status < 500 else (3, "error")
         if rank < self._rank:
             return
-        about = "" if error is None else _about(error)
-        self.writer.write(
-            _REQUEST
-            % (
-                self._times.now(), level, trace_id, quoted(request_id), self._labels_text,
-                method, quoted(path), status, seconds * 1e3, queue_s * 1e3, about,
-            )
-        )  # fmt: skip
+        self.writer.keep(
+            f'{{"time":"{self._times.now()}","level":"{level}","message":"request","trace_id":"{trace_id}",'
+            f'"request_id":{quoted(request_id)},{self._labels_text},"method":"{method}","path":{quoted(path)},'
+            f'"status":{status},"duration_ms":{seconds * 1e3:.3f},"queue_ms":{queue_s * 1e3:.3f}'
+            f"{'' if error is None else _about(error)}}}\n"
+        )
 
     def say(self, level: str, message: str, **fields: Any) -> None:
         """Write one line with ``fields``; inside a request it carries the request's ids."""

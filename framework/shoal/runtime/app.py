@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from shoal.core.errors import NotFoundError, NotRunningError, RequestError
 from shoal.core.limits import RETRY_AFTER_SECONDS
 from shoal.runtime import problems
-from shoal.runtime.answer import Answer, Send
-from shoal.runtime.body import Receive
+from shoal.runtime.answer import Answer, Common, Pairs, lines, status_line
+from shoal.runtime.asgi import Receive, Scope, Send
 from shoal.runtime.exchange import Exchange
 from shoal.runtime.function import Function
 from shoal.runtime.messages import Response
@@ -32,7 +31,7 @@ class App:
 
     def __init__(self, function: Function) -> None:
         self._function = function
-        self._common = _common_headers(function)
+        self.common = Common(_common_headers(function))
         self._own: dict[str, Callable[[str], Awaitable[Response]]] = {
             "/_shoal/live": self._live,
             "/_shoal/ready": self._ready,
@@ -41,10 +40,10 @@ class App:
         explicit = {getattr(route, "path", "") for route in function.registry.http}
         self._own.update({path: self._absent for path in _BROWSER_PATHS if path not in explicit})
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
         path: str = scope["path"]
-        answer = Answer(send, self._common, scope["method"])
+        answer = Answer(send, self.common, scope["method"], scope.pop("shoal.line", None))
         if path in self._own or path.startswith(_OWN):
             await self._serve_own(path, scope, answer)
         else:
@@ -52,29 +51,27 @@ class App:
 
     def drain(self) -> None:
         """Turn the readiness probe, and end each connection with its next answer."""
-        if not self._function.readiness.draining:
-            self._function.readiness.draining = True
-            self._common = [*self._common, (b"connection", b"close")]
+        self._function.readiness.draining = True
+        self.common.closing = True
 
     def refusal(self, error: RequestError) -> bytes:
         """Give the whole answer to what never became a request: bytes for a connection about to be closed."""
-        name = identify(None, None, self._function.bits).request_id
+        _, _, name = identify(None, None, self._function.bits)
         response = problems.response(error, name)
         body = response.body if isinstance(response.body, bytes) else b""
-        pairs = [*self._common, *((k.encode(), v.encode()) for k, v in response.headers.items())]
+        pairs = [(key.encode(), value.encode()) for key, value in response.headers.items()]
         pairs += [
             (b"x-request-id", name.encode()),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
         ]
-        head = b"".join(b"%s: %s\r\n" % pair for pair in pairs)
         self._function.metrics.request(UNMATCHED, error.status, 0.0, 0.0)
         self._function.log.request(name, name, "-", "-", error.status, 0.0, 0.0, error)
-        return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (error.status, HTTPStatus(error.status).phrase.encode(), head, body)
+        return b"".join((status_line(error.status), self.common.raw, lines(pairs), b"\r\n", body))
 
-    async def _serve_own(self, path: str, scope: dict[str, Any], answer: Answer) -> None:
+    async def _serve_own(self, path: str, scope: Scope, answer: Answer) -> None:
         headers = dict(scope["headers"])
-        answer.request_id = identify(None, headers.get(b"x-request-id"), self._function.bits).request_id
+        _, _, answer.request_id = identify(None, headers.get(b"x-request-id"), self._function.bits)
         try:
             response = await self._own.get(path, self._absent)(headers.get(b"accept", b"").decode("latin-1"))
         except (NotFoundError, NotRunningError) as error:
@@ -100,7 +97,7 @@ class App:
         raise NotFoundError("this path is the runtime's own and there is nothing here")
 
 
-def _common_headers(function: Function) -> list[tuple[bytes, bytes]]:
+def _common_headers(function: Function) -> Pairs:
     settings = function.settings
     models = ",".join(f"{alias}={version}" for alias, version in sorted(settings.models.items()))
     headers = [(b"shoal-revision", settings.revision.encode("ascii", "replace"))]

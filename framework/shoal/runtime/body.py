@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 from shoal.core.errors import BodyTooLargeError, OverloadError
 from shoal.core.limits import DISCARD_BYTES_MAX, DISCARD_SECONDS_MAX, RETRY_AFTER_SECONDS
+from shoal.runtime.asgi import Receive
 from shoal.runtime.function import Function
-
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
 class HungUp(Exception):  # noqa: N818  not an error: the caller left
     """The caller closed the connection before its request was complete."""
 
 
-async def read(function: Function, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
-    """Give the body; BodyTooLargeError past the limit, OverloadError when too many are on their way, or HungUp."""
+async def read(
+    function: Function, receive: Receive, headers: Mapping[bytes, bytes], first: dict[str, Any] | None
+) -> bytes:
+    """Give a body of which ``first`` has been received, None for nothing.
+
+    BodyTooLargeError past the limit, OverloadError when too many are on their way, HungUp when the caller leaves.
+    """
     limit = function.settings.body_bytes_max
+    if first is not None and first["type"] == "http.disconnect":
+        raise HungUp
     if (declared := headers.get(b"content-length")) is not None and int(declared) > limit:
-        await _refuse(receive, headers, limit)
-    message = await _next(receive)
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False) and len(body) <= limit:
-        return body
+        await _discard(receive, headers, first)
+        raise _too_large(limit)
+    message = first or await _next(receive)
     if function.uploads >= function.admission.slots + function.admission.queue_max:
         raise OverloadError(f"{function.uploads} requests are being received", retry_after_s=RETRY_AFTER_SECONDS)
     function.uploads += 1
@@ -38,15 +43,14 @@ async def read(function: Function, receive: Receive, headers: Mapping[bytes, byt
 async def _read_rest(
     receive: Receive, headers: Mapping[bytes, bytes], message: dict[str, Any], limit: int
 ) -> bytes:
-    body = bytearray(message.get("body", b""))
+    body = bytearray(message["body"])
     while len(body) <= limit:
-        if not message.get("more_body", False):
+        if not message["more_body"]:
             return bytes(body)
         message = await _next(receive)
-        body += message.get("body", b"")
-    if message.get("more_body", False):
-        body.clear()
-        await _refuse(receive, headers, limit)
+        body += message["body"]
+    body.clear()
+    await _discard(receive, headers, message)
     raise _too_large(limit)
 
 
@@ -57,20 +61,15 @@ async def _next(receive: Receive) -> dict[str, Any]:
     return message
 
 
-async def _refuse(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> None:
+async def _discard(receive: Receive, headers: Mapping[bytes, bytes], message: dict[str, Any] | None) -> None:
     """Drop what is still coming, within bounds: a sender cut off in the middle sees a reset, not the answer."""
     seen = 0
-    if b"expect" not in headers:  # a sender that asks first has sent nothing yet
-        try:
+    if message is not None or b"expect" not in headers:  # a sender that asks first has sent nothing yet
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DISCARD_SECONDS_MAX):
-                while seen < DISCARD_BYTES_MAX:
+                while seen < DISCARD_BYTES_MAX and (message is None or message["more_body"]):
                     message = await _next(receive)
-                    seen += len(message.get("body", b""))
-                    if not message.get("more_body", False):
-                        break
-        except TimeoutError:
-            pass
-    raise _too_large(limit)
+                    seen += len(message["body"])
 
 
 def _too_large(limit: int) -> BodyTooLargeError:

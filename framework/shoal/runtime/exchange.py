@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import replace
@@ -23,76 +23,57 @@ from shoal.core.limits import RETRY_AFTER_SECONDS
 from shoal.runtime import body, current, problems
 from shoal.runtime.accesslog import HUNG_UP
 from shoal.runtime.answer import Answer
-from shoal.runtime.body import HungUp, Receive
+from shoal.runtime.asgi import Receive, Scope
+from shoal.runtime.body import HungUp
 from shoal.runtime.function import Function
-from shoal.runtime.handlers import Endpoint
 from shoal.runtime.messages import Context, Request, Response
 from shoal.runtime.metrics import UNMATCHED
+from shoal.runtime.routes import Endpoint, HttpRoute
 from shoal.runtime.trace import identify
 from shoal.runtime.watch import Watch
 
 T = TypeVar("T")
-_SERVER_LIMIT_MS_DIGITS = (
-    9  # of shoal-timeout-ms: eleven days; more is bounded by the function's own timeout anyway
-)
+_COMMON_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")  # of a handler that takes all
+_TIMEOUT_DIGITS_MAX = 9  # of shoal-timeout-ms: eleven days; more is bounded by the function's own timeout anyway
 
 
 class Exchange:
     """Serves one request of ``function``; made and used by the task that serves it."""
 
-    __slots__ = (
-        "_answer",
-        "_begun",
-        "_context",
-        "_entered",
-        "_function",
-        "_handler",
-        "_headers",
-        "_identity",
-        "_late",
-        "_phase",
-        "_queue_s",
-        "_receive",
-        "_reported",
-        "_scope",
-        "_started",
-        "_thread",
-        "_watch",
-    )
+    _phase = "body"
+    _handler = UNMATCHED
+    _queue_s = 0.0
+    _entered = False  # holds a slot
+    _reported = False
+    _thread: Future[Any] | None = None  # the last one that ran this request's handler
+    _late: asyncio.Task[None] | None = None  # the answer in place of a handler that does not end
+    _watch: Watch
 
-    def __init__(self, function: Function, scope: dict[str, Any], receive: Receive, answer: Answer) -> None:
+    def __init__(self, function: Function, scope: Scope, receive: Receive, answer: Answer) -> None:
         self._function = function
         self._scope = scope
         self._receive = receive
         self._answer = answer
         self._headers: Mapping[bytes, bytes] = dict(scope["headers"])
-        self._identity = identify(
+        self._trace_id, self._traceparent, self._request_id = identify(
             self._headers.get(b"traceparent"), self._headers.get(b"x-request-id"), function.bits
         )
-        answer.request_id = self._identity.request_id
-        self._started = function.loop.time()
+        answer.request_id = self._request_id
         self._begun = function.monotonic()
-        self._phase = "body"
-        self._handler = UNMATCHED
-        self._queue_s = 0.0
-        self._entered = self._reported = False
-        self._thread: Future[Any] | None = None
-        self._late: asyncio.Task[None] | None = None
-        self._context: Context | None = None
-        self._watch: Watch
 
     async def serve(self) -> None:
         """Answer the request; raises nothing."""
-        budget, mistake = _budget(self._headers.get(b"shoal-timeout-ms"), self._function.settings.timeout_s)
-        deadline = self._started + budget
-        self._watch = Watch(self._function.loop, self._receive, self._started, deadline, self._on_stuck)
+        function, answer = self._function, self._answer
+        budget, mistake = _budget(self._headers.get(b"shoal-timeout-ms"), function.settings.timeout_s)
+        watch = self._watch = Watch(function.watches, self._receive, budget, self._on_stuck)
         try:
             if mistake is not None:
                 raise mistake
             response = await self._run()
-            if self._watch.expired or self._watch.gone:  # the handler held on, and came too late
+            if watch.expired or watch.gone:  # the handler held on, and came too late
                 raise asyncio.CancelledError
-            await self._answer.send(response)
+            if not answer.send_at_once(response):
+                await answer.send(response)
             self._report(response.status, None)
         except asyncio.CancelledError:
             await self._interrupted()
@@ -101,13 +82,13 @@ class Exchange:
         except (Exception, SystemExit) as error:
             await self._fail(error)
         finally:
-            self._watch.close()
+            watch.close()
             self._leave()
 
     async def _run(self) -> Response:
         function, scope = self._function, self._scope
-        content = await body.read(function, self._receive, self._headers)
-        self._watch.body_is_read()
+        content = await self._body()
+        self._watch.body_read = True
         if not function.readiness.serving:
             raise NotRunningError(function.readiness.reason, retry_after_s=RETRY_AFTER_SECONDS)
         request = Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], content)
@@ -119,25 +100,36 @@ class Exchange:
             await self._queue()
         self._entered = True
         self._phase = "handler"
+        settings = function.settings
         context = Context(
-            self._identity.request_id, self._identity.traceparent, self._watch.deadline,
-            function.settings.service, function.settings.revision, request,
-        )  # fmt: skip
-        self._context = context
+            self._request_id, self._traceparent, self._watch.deadline, settings.service, settings.revision, request
+        )
         current.context.set(context)
         return await endpoint(request, context, self._run_sync)
 
+    async def _body(self) -> bytes:
+        """Give the body: mostly it is there whole already."""
+        first = None if b"expect" in self._headers else await self._receive()
+        if first is not None and first["type"] == "http.request" and not first["more_body"]:
+            whole: bytes = first["body"]
+            if len(whole) <= self._function.settings.body_bytes_max:
+                return whole
+        return await body.read(self._function, self._receive, self._headers, first)
+
     def _pick(self, request: Request) -> Endpoint | Response:
-        """Find the handler; HEAD goes where GET goes, OPTIONS is answered here unless a handler takes it."""
+        """Find the handler; HEAD goes where GET goes, and OPTIONS to a handler only if it names that method."""
         dispatch = self._function.registry.dispatch
         try:
-            return dispatch(request)
+            endpoint = dispatch(request)
         except MethodError as error:
-            if request.method == "HEAD":
+            if request.method == "HEAD" and "GET" in error.allowed:
                 return dispatch(replace(request, method="GET"))
             if request.method == "OPTIONS":
-                return Response(b"", 204, {"allow": ", ".join(sorted({*error.allowed, "OPTIONS"}))})
+                return _options(error.allowed)
             raise
+        if request.method == "OPTIONS" and isinstance(endpoint, HttpRoute) and not endpoint.methods:
+            return _options(_COMMON_METHODS)
+        return endpoint
 
     async def _queue(self) -> None:
         self._phase = "queue"
@@ -168,7 +160,7 @@ class Exchange:
             await self._fail(asyncio.CancelledError("raised inside the handler"))
 
     def _deadline_error(self) -> ShoalError:
-        seconds = self._watch.deadline - self._started
+        seconds = self._watch.budget
         if self._phase == "body":
             return SlowRequestError(f"the body was not complete after {seconds:.3f} s")
         if self._phase == "queue":
@@ -187,9 +179,9 @@ class Exchange:
 
     async def _refuse(self, error: ShoalError) -> None:
         if not self._answer.started:
-            response = problems.response(error, self._identity.request_id)
+            response = problems.response(error, self._request_id)
             if self._phase == "body":  # what is left of it would be taken for the next request
-                self._answer.close_after()
+                self._answer.close = True
             with contextlib.suppress(asyncio.CancelledError):
                 await self._answer.send(response)
         self._report(error.status, error)
@@ -206,7 +198,7 @@ class Exchange:
         seconds = self._function.monotonic() - self._begun
         self._function.metrics.request(self._handler, status, seconds, self._queue_s)
         self._function.log.request(
-            self._identity.trace_id, self._identity.request_id, self._scope["method"], self._scope["path"],
+            self._trace_id, self._request_id, self._scope["method"], self._scope["path"],
             status, seconds, self._queue_s, error,
         )  # fmt: skip
 
@@ -230,10 +222,15 @@ def _budget(asked: bytes | None, most: float) -> tuple[float, RequestError | Non
     """Give the seconds this request has: what its caller has left, at most the function's own timeout."""
     if asked is None:
         return most, None
-    if asked.isdigit() and len(asked) <= _SERVER_LIMIT_MS_DIGITS:
+    if asked.isdigit() and len(asked) <= _TIMEOUT_DIGITS_MAX:
         return min(int(asked) / 1000, most), None
     text = asked[:32].decode("latin-1")
     return most, RequestError(f"header shoal-timeout-ms is {text!r}; it must be whole milliseconds")
+
+
+def _options(methods: Sequence[str]) -> Response:
+    known = {*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])}
+    return Response(b"", 204, {"allow": ", ".join(sorted(known))})
 
 
 def _guarded(work: Callable[[], T]) -> T:

@@ -14,6 +14,7 @@ from shoal.runtime.metrics import Metrics
 from shoal.runtime.readiness import Readiness
 from shoal.runtime.settings import Settings
 from shoal.runtime.trace import Bits
+from shoal.runtime.watch import Watches
 
 
 @dataclass(slots=True)
@@ -30,4 +31,5 @@ class Function:
     log: Log
     bits: Bits  # randomness for trace and span ids
     monotonic: Callable[[], float]  # seconds; the loop's own time is cached and counts milliseconds
+    watches: Watches
     uploads: int = 0  # bodies on their way in that did not come in one piece

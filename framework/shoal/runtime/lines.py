@@ -43,12 +43,13 @@ class LineWriter:
         if self._loop is None:
             _write_all(self._fd, line.encode())
         elif threading.get_ident() == self._home:
-            self._keep(line)
+            self.keep(line)
         else:
             with contextlib.suppress(RuntimeError):  # the loop closed meanwhile
-                self._loop.call_soon_threadsafe(self._keep, line)
+                self._loop.call_soon_threadsafe(self.keep, line)
 
-    def _keep(self, line: str) -> None:
+    def keep(self, line: str) -> None:
+        """Take one line on the loop's thread, for the next flush."""
         self._lines.append(line)
         self._chars += len(line)
         if self._chars >= LOG_FLUSH_BYTES:

@@ -74,7 +74,10 @@ class Metrics:
             series = self._handlers.setdefault(name, _Handler())
         series.classes[status // 100] += 1
         series.duration.add(seconds)
-        series.queue.add(queue_s)
+        if queue_s:
+            series.queue.add(queue_s)
+        else:
+            series.queue.counts[0] += 1
 
     def model_call(self, version: str, outcome: str, seconds: float) -> None:
         """Count one call to a model; ``outcome`` is ``ok`` or the error's code."""

@@ -31,7 +31,7 @@ def _import_without_command_line() -> None:
 _import_without_command_line()
 
 from uvicorn.config import Config  # noqa: E402
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: E402
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle  # noqa: E402
 from uvicorn.server import ServerState  # noqa: E402
 
 __all__ = ["Config", "FunctionProtocol", "ServerState"]
@@ -72,6 +72,7 @@ class FunctionProtocol(HttpToolsProtocol):
             self._refuse(_too_large())
         else:
             super().on_headers_complete()
+            self.scope["shoal.line"] = ShortLine(self.cycle)  # type: ignore[typeddict-unknown-key]
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, unless its connection is closing already."""
@@ -102,6 +103,32 @@ class FunctionProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:  # else an earlier answer is on its way
             self.transport.write(app.refusal(error))
         self.transport.close()
+
+
+class ShortLine:
+    """Writes a whole answer at once, leaving the request's cycle as its two ASGI messages would."""
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    def write_whole(self, head: bytes, body: bytes, *, close: bool) -> bool:
+        """Write the answer, or nothing to a caller that left; False while the connection takes no more data."""
+        cycle = self._cycle
+        if cycle.flow.write_paused or cycle.response_started:
+            return False
+        if cycle.disconnected:
+            return True
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        keep_alive = cycle.keep_alive and not close
+        cycle.transport.write(b"".join((head, b"\r\n" if keep_alive else b"connection: close\r\n\r\n", body)))
+        cycle.message_event.set()
+        if not keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+        return True
 
 
 def _too_large() -> HeadersTooLargeError:

@@ -26,6 +26,7 @@ from shoal.runtime.protocol import Config, FunctionProtocol, ServerState
 from shoal.runtime.readiness import Readiness
 from shoal.runtime.settings import Settings
 from shoal.runtime.startup import Startup, connect
+from shoal.runtime.watch import Watches
 
 EXIT_OK: Final = 0
 EXIT_STARTUP: Final = 3  # as uvicorn's: the function could not start
@@ -84,7 +85,7 @@ class Server:
 
     def _set_date(self) -> None:
         """Keep the answers' date, once a second."""
-        self._state.default_headers = [(b"date", formatdate(SystemClock().now(), usegmt=True).encode())]
+        self._app.common.set_date(formatdate(SystemClock().now(), usegmt=True).encode())
         self._loop.call_later(1.0, self._set_date)
 
     async def _until_stopped(self, hooks: asyncio.Task[None]) -> int:
@@ -154,6 +155,7 @@ def assemble(settings: Settings, registry: Registry, loop: asyncio.AbstractEvent
         log=log,
         bits=random.Random().getrandbits,  # noqa: S311  names, not secrets
         monotonic=SystemClock().monotonic,
+        watches=Watches(loop),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from shoal.core.limits import REQUEST_ID_CHARS_MAX
 
@@ -16,29 +16,27 @@ _TRACEPARENT: Final = re.compile(
 )
 _REQUEST_ID: Final = re.compile(rb"[!-~]{1,%d}" % REQUEST_ID_CHARS_MAX)
 _SAMPLED: Final = 1
+_IDS_BITS: Final = 192  # 128 of the trace, 64 of the span
+_NOT_ZERO: Final = (1 << 64) | 1  # neither id may be zero
 
 
-class Identity(NamedTuple):
-    """What a request is called: its trace, the header for the next hop, and its id."""
+def identify(traceparent: bytes | None, request_id: bytes | None, bits: Bits) -> tuple[str, str, str]:
+    """Give the trace's id, the header for the next hop, and the request's id.
 
-    trace_id: str
-    traceparent: str
-    request_id: str
-
-
-def identify(traceparent: bytes | None, request_id: bytes | None, bits: Bits) -> Identity:
-    """Continue the caller's trace or start one, not sampled; without a usable request id the trace's stands in."""
-    trace_id, flags = _caller_trace(traceparent) if traceparent else ("", 0)
-    if not trace_id:
-        trace_id = f"{bits(128) or 1:032x}"
-    span_id = f"{bits(64) or 1:016x}"
+    The caller's trace is continued, else one is started, not sampled; without a usable request id the trace's
+    stands in for it.
+    """
+    made = f"{bits(_IDS_BITS) | _NOT_ZERO:048x}"  # both ids at once
+    trace_id, span_id, flags = made[:32], made[32:], "00"
+    if traceparent is not None and (caller := _caller_trace(traceparent)):
+        trace_id, flags = caller
     kept = request_id is not None and _REQUEST_ID.fullmatch(request_id)
     name = request_id.decode("ascii") if kept and request_id else trace_id
-    return Identity(trace_id, f"00-{trace_id}-{span_id}-{flags:02x}", name)
+    return trace_id, f"00-{trace_id}-{span_id}-{flags}", name
 
 
-def _caller_trace(traceparent: bytes) -> tuple[str, int]:
+def _caller_trace(traceparent: bytes) -> tuple[str, str] | None:
     match = _TRACEPARENT.fullmatch(traceparent)
     if match is None or (match[1] == b"00" and match[4]):
-        return "", 0
-    return match[2].decode("ascii"), int(match[3], 16) & _SAMPLED
+        return None
+    return match[2].decode("ascii"), f"{int(match[3], 16) & _SAMPLED:02x}"
