@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import math
 import sys
 import types
 import typing
@@ -337,6 +338,18 @@ def _enum(kind: type[enum.Enum]) -> Convert:
     return convert
 
 
+def _text_int(text: str) -> int:
+    if not text.removeprefix("-").isdecimal():  # int() also takes spaces and underscores
+        raise ValueError
+    return int(text)
+
+
+def _text_float(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError
+    return number
+
+
 def _text_bool(value: Any, path: str) -> bool:
     try:
         return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
@@ -360,7 +373,7 @@ _SCALARS: Final[dict[Any, Convert]] = {
     decimal.Decimal: _decimal,
 }
 _TEXT: Final[dict[Any, Convert]] = {
-    int: _parsed(int, "an integer"),
-    float: _parsed(float, "a number"),
+    int: _parsed(_text_int, "an integer"),
+    float: _parsed(_text_float, "a number"),
     bool: _text_bool,
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -52,6 +53,8 @@ _SAFE: Final = re.compile(r"[!#$&-~]*").fullmatch  # printable ASCII without spa
 _UNSAFE: Final = re.compile(r"[^!#$&-~]")
 _ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
+# Python's own escapes, and codecs whose time grows with the square of the text.
+_NO_CHARSETS: Final = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"})
 _CHARSET: Final = re.compile(r';\s*charset\s*=\s*"?([-\w.:]+)"?', re.IGNORECASE | re.ASCII)
 
 
@@ -339,11 +342,12 @@ def charset_of(content_type: str) -> str:
     """Give the codec of a content type's charset, UTF-8 without one; raises EventError for an unknown one."""
     name = found[1] if (found := _CHARSET.search(content_type)) else "utf-8"
     try:
-        "".encode(name)
-        b"".decode(name)
+        "".encode(name)  # raises for codecs that are not of text
+        if codecs.lookup(name).name.replace("_", "-") not in _NO_CHARSETS:
+            return name
     except (LookupError, ValueError):
-        raise EventError(f"charset {name[:64]!r} of the content type is unknown") from None
-    return name
+        pass
+    raise EventError(f"charset {name[:64]!r} of the content type is unknown")
 
 
 def _read_json(body: bytes) -> Any:

@@ -157,7 +157,7 @@ def load(folder: Path, filename: str = "handler.py", env: Mapping[str, str] | No
         sys.path.insert(0, str(path.parent))
     compat = _functions_framework(path, env)
     with compat.importing() if compat is not None else nullcontext():
-        module = _import(path)
+        module = _import(path, package=compat is not None)
     if compat is not None:
         compat.register(module, registry)
     registry.bind()
@@ -184,9 +184,13 @@ def _functions_framework(path: Path, env: Mapping[str, str]) -> Any:
     return functions_framework.Compat(path, env)
 
 
-def _import(path: Path) -> ModuleType:
-    """Import a file under its stem, so that annotations and pickles find its names."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+def _import(path: Path, *, package: bool) -> ModuleType:
+    """Import a file under its stem, so that annotations and pickles find its names.
+
+    functions-framework imports it as a package, whose relative imports find the files beside it.
+    """
+    beside = [str(path.parent)] if package else None
+    spec = importlib.util.spec_from_file_location(path.stem, path, submodule_search_locations=beside)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

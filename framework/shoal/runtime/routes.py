@@ -101,13 +101,18 @@ class EventCall:
                 replies.append(reply)
             elif reply is not None:
                 return self._whole(reply)
-        return event_response(replies, broker=request.header("prefer") == "reply")
+        return event_response(replies, broker=_wants_one_reply(request))
 
     def _whole(self, response: Response) -> Response:
         """Pass a handler's own Response, which stands for the whole request."""
         if len(self.deliveries) == 1:
             return response
         raise EventError("the handler answers a batch with a Response: send its events one by one")
+
+
+def _wants_one_reply(request: Request) -> bool:
+    """Tell whether the caller is a broker, which asks with ``Prefer: reply``."""
+    return "reply" in (wish.strip().lower() for wish in request.header("prefer").split(","))
 
 
 async def invoke(binding: Binding, call: Call, run_sync: RunSync) -> Any:

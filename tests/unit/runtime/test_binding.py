@@ -252,9 +252,18 @@ async def test_query_parameters_are_converted_and_checked(tmp_path: Path) -> Non
         "": "query parameter name is missing",
         "name=n&on=maybe": "field on is a string: it must be true or false",
         "name=n&mode=slow": "'fast' or 'safe'",
+        "name=n&money=x": "a number, or a string with one",
     }.items():
         with pytest.raises(BodyError, match=message):
             await handler(b"", "GET", query)
+
+
+@pytest.mark.parametrize(
+    "query", ["size=1_0", "size=+1", "size= 1", "size=1&ratio=nan", "size=1&ratio=inf", "size="]
+)
+async def test_a_number_of_a_query_is_written_as_in_json(tmp_path: Path, query: str) -> None:
+    with pytest.raises(BodyError, match=r"it must be (an integer|a number)"):
+        await Handler(tmp_path, echo("Part"))(b"", "GET", query)
 
 
 async def test_parameters_come_in_any_order(tmp_path: Path) -> None:

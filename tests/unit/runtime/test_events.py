@@ -127,6 +127,9 @@ def test_a_required_attribute_left_out_is_named(name: str) -> None:
         ({"ce_datacontenttype": "text/plain"}, "ce-datacontenttype is not allowed"),
         ({"content_type": "json"}, "datacontenttype is 'json'"),
         ({"content_type": "text/plain; charset=klingon"}, "charset 'klingon'"),
+        ({"content_type": "text/plain; charset=punycode"}, "charset 'punycode'"),
+        ({"content_type": "text/plain; charset=unicode_escape"}, "charset 'unicode_escape'"),
+        ({"content_type": "text/plain; charset=base64"}, "charset 'base64'"),
         ({"ce_id": "x" * (EVENT_ATTRIBUTE_BYTES_MAX + 1)}, "id has 4097 bytes: 4096 at most"),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import functions_framework
 import pytest
 
 from helpers_handlers import EVENT, JSON, body_of, call, clean_imports, load, request
@@ -65,6 +66,33 @@ async def test_a_flask_function_sees_the_request_and_answers_flask_style(tmp_pat
     )
     told = ["PUT", "/ä", "x y", "1", "filetype.localhost:8080"]
     assert json.loads(await body_of(response)) == {"told": told, "json": {"n": 1}}
+
+
+REQUESTS = [
+    ("GET", "/", {}, b""),
+    ("POST", "/a/b", JSON, b'{"n": 1}'),
+    ("PUT", "/x", {"content-type": "application/x-www-form-urlencoded"}, b"a=1"),
+    ("DELETE", "/zero", {}, b""),
+    ("GET", "/abort", {}, b""),
+    ("GET", "/stream?q=1", {}, b""),
+    ("HEAD", "/", {}, b""),
+    ("GET", "/cookies", {}, b""),
+]
+
+
+@pytest.mark.parametrize(("method", "url", "headers", "body"), REQUESTS)
+async def test_answers_equal_those_of_the_packages_own_application(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, url: str, headers: dict[str, str], body: bytes
+) -> None:
+    headers = headers | {"x-a": "1", "host": "localhost"}
+    path, _, query = url.partition("?")
+    ours = await call(function(tmp_path, HTTP), request(method, path, headers, body, query))
+    monkeypatch.setenv("FUNCTION_TARGET", "hello")
+    monkeypatch.setenv("FUNCTION_SIGNATURE_TYPE", "http")
+    app = functions_framework.create_app("hello", str(tmp_path / "main.py"))
+    theirs = app.test_client().open(url, method=method, headers=headers, data=body)
+    assert (ours.status, await body_of(ours)) == (theirs.status_code, theirs.data)
+    assert list(ours.headers.items()) == [(name.lower(), value) for name, value in theirs.headers]
 
 
 async def test_flasks_error_handlers_aborts_cookies_streams_and_templates_work(tmp_path: Path) -> None:
@@ -296,6 +324,14 @@ async def test_a_plain_function_is_chosen_by_the_environment(tmp_path: Path) -> 
     assert (await call(registry, request(headers=EVENT | JSON, body=b"[1]"))).status == 204
     assert __import__("main").two.got == [1]
     assert [route.name for route in registry.events] == ["two"]
+
+
+async def test_files_beside_the_function_import_absolutely_and_relatively(tmp_path: Path) -> None:
+    (tmp_path / "beside_ff_one.py").write_text("A = 'a'\n")
+    (tmp_path / "beside_ff_two.py").write_text("B = 'b'\n")
+    text = "from beside_ff_one import A\nfrom .beside_ff_two import B\ndef one(request):\n    return A + B\n"
+    registry = function(tmp_path, text, FUNCTION_TARGET="one")
+    assert await body_of(await call(registry, request("GET"))) == b"ab"
 
 
 async def test_a_plain_coroutine_function_runs_on_the_loop(tmp_path: Path) -> None:

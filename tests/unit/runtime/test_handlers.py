@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -148,9 +149,9 @@ async def test_synchronous_handlers_run_off_the_loop_and_async_ones_on_it(tmp_pa
 
 
 def test_hooks_and_sibling_modules_load_and_each_load_is_fresh(tmp_path: Path) -> None:
-    (tmp_path / "labels_of_this_test.py").write_text("LABELS = ['a']\n")
+    (tmp_path / "beside_labels.py").write_text("LABELS = ['a']\n")
     text = """
-        from labels_of_this_test import LABELS
+        from beside_labels import LABELS
         from shoal import http, start, stop
 
         @start
@@ -167,7 +168,6 @@ def test_hooks_and_sibling_modules_load_and_each_load_is_fresh(tmp_path: Path) -
         assert [hook.__name__ for hook in registry.start + registry.stop] == ["warm", "cool"]
         assert [route.name for route in registry.http] == ["f"]
         assert registry is handlers.current()
-    del sys.modules["labels_of_this_test"]
 
 
 def test_the_files_own_exception_passes_unchanged(tmp_path: Path) -> None:
@@ -204,6 +204,22 @@ def test_a_mistaken_declaration_fails_the_load_with_file_and_function(
     assert f"{tmp_path}/handler.py:" in caught.value.message
 
 
+def test_loading_a_handler_imports_nothing_it_does_not_ask_for(tmp_path: Path) -> None:
+    (tmp_path / "handler.py").write_text(
+        "from dataclasses import dataclass\nfrom shoal import CloudEvent, Context, Request, event, http\n"
+        "@dataclass\nclass Body:\n    n: int\n"
+        "@http\ndef f(body: Body, context: Context) -> dict: ...\n"
+        "@event\ndef g(e: CloudEvent) -> None: ...\n"
+    )
+    script = (
+        "import sys; from pathlib import Path; from shoal.runtime import handlers; "
+        f"handlers.load(Path({str(tmp_path)!r})); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    forbidden = {"pydantic", "numpy", "msgspec", "cloudevents", "flask", "starlette", "functions_framework", "yaml"}
+    assert not forbidden & {name.partition(".")[0] for name in done.stdout.split()}
+
+
 async def test_a_batch_is_handled_in_turn_and_answered_as_a_batch(tmp_path: Path) -> None:
     text = """
         from shoal import event
@@ -224,7 +240,7 @@ async def test_a_batch_is_handled_in_turn_and_answered_as_a_batch(tmp_path: Path
 
     assert (await call(registry, batch())).status == 204
     assert (await call(registry, batch(0, 2))).status == 204
-    one = await call(registry, batch(0, 1, prefer="reply"))
+    one = await call(registry, batch(0, 1, prefer="respond-async, reply"))
     assert (one.status, one.headers["ce-type"], one.body) == (200, "com.example.reply", b'{"n":1}')
     two = await call(registry, batch(1, 3))
     assert two.headers["content-type"].startswith("application/cloudevents-batch+json")
