@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
@@ -27,6 +28,7 @@ class FakePool:
         self.models = FakeModels(repository)
         self._http_port, self._grpc_port = http_port, grpc_port
         self._web: web.AppRunner | None = None
+        self._listener: socket.socket | None = None
         self._service: Any = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -69,9 +71,9 @@ class FakePool:
         await self.down()
         self._web = web.AppRunner(application(self.models), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
         await self._web.setup()
-        site = web.TCPSite(self._web, LOOPBACK, self._http_port, reuse_port=True)
-        await site.start()
-        self._http_port = self._web.addresses[0][1]
+        self._listener = _listen(self._http_port)
+        self._http_port = self._listener.getsockname()[1]
+        await web.SockSite(self._web, self._listener).start()
         self._service, self._grpc_port = fake_grpc.server(self.models, LOOPBACK, self._grpc_port)
         await self._service.start()
 
@@ -79,9 +81,12 @@ class FakePool:
         """Take no more calls."""
         runner, self._web = self._web, None
         service, self._service = self._service, None
+        listener, self._listener = self._listener, None
         self.models.clear()
         if runner is not None:
             await runner.cleanup()
+        if listener is not None:
+            listener.close()  # the runner has, unless it was cancelled while it started
         if service is not None:
             await service.stop(grace=None)
 
@@ -98,3 +103,12 @@ class FakePool:
     def stubs(self) -> Mapping[str, int]:
         """Count the stub processes a real server would have."""
         return self.models.stubs()
+
+
+def _listen(port: int) -> socket.socket:
+    """Bind a loopback port (0: the kernel's choice) that the pool's process may have reserved."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((LOOPBACK, port))
+    return listener
