@@ -39,9 +39,9 @@ def loads(text: bytes | str) -> Any:
 def dumps(value: Any) -> bytes:
     """Write a value as JSON; raises ValueError or TypeError naming what is not JSON."""
     try:
-        return json.dumps(value, default=plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return _encode(value).encode()
     except UnicodeEncodeError:  # half a surrogate pair has no UTF-8, but has an escape
-        return json.dumps(value, default=plain, allow_nan=False, separators=(",", ":")).encode()
+        return _encode_ascii(value).encode()
     except RecursionError:
         raise ValueError("a value nested too deeply, or within itself, is not JSON") from None
 
@@ -98,3 +98,5 @@ _PLAIN: Final[dict[type, Callable[[Any], Any]]] = {
     set: _sequence,
     frozenset: _sequence,
 }
+_encode: Final = json.JSONEncoder(default=plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encode_ascii: Final = json.JSONEncoder(default=plain, allow_nan=False, separators=(",", ":")).encode

@@ -172,15 +172,10 @@ def reply_of(result: Any, *, reply_type: str, source: str, stamp: Stamp) -> Clou
     if is_sdk_event(result):
         result = _own(result)
     elif not isinstance(result, CloudEvent):
-        if not reply_type:
+        if not reply_type or isinstance(result, tuple):
             raise HandlerError(f"the event handler returned a {type(result).__qualname__}: {RULE}")
-        result = CloudEvent(type=reply_type, data=_data(result))
+        result = CloudEvent(type=reply_type, data=result)
     return completed(result, source=source, now=stamp.clock.now(), new_id=stamp.new_id)
-
-
-def _data(result: Any) -> Any:
-    """Give a reply's data as a JSON value, or the bytes or str it is."""
-    return result if isinstance(result, bytes | str | dict | list | int | float) else jsontext.loads(_json(result))
 
 
 def _own(result: Any) -> CloudEvent:

@@ -553,6 +553,7 @@ async def test_an_event_handler_may_answer_nothing_or_an_error(tmp_path: Path, r
     [
         ("'OK'", "returned a str: an event handler"),
         ("Response(b'OK')", "a body that is no event"),
+        ("('OK', 200)", "returned a tuple: an event handler"),
         ("CloudEvent(type='')", "type is missing"),
         ("CloudEvent(type='r', extensions={'A': 1})", "extension name 'A'"),
         ("CloudEvent(type='r', data=object())", "cannot be written as JSON"),
