@@ -72,8 +72,10 @@ class UsageError(ShoalError):
 class SpecError(UsageError):
     """A specification file breaks a rule; ``where`` is ``file:line:column``."""
 
-    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
-        super().__init__(f"{where}: {message}" if where else message, hint=hint)
+    def __init__(
+        self, message: str, *, where: str = "", hint: str = "", retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(f"{where}: {message}" if where else message, hint=hint, retry_after_s=retry_after_s)
         self.where = where
 
 

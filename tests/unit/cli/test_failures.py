@@ -41,6 +41,12 @@ def test_each_error_of_the_tree_has_a_code_and_no_traceback(shell: Shell, kind: 
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.__name__)
+def test_each_error_can_come_out_of_another_process(kind: type[errors.ShoalError]) -> None:
+    made = kind("it broke", hint="mend it", retry_after_s=1.0)
+    assert (made.message, made.hint, made.retry_after_s) == ("it broke", "mend it", 1.0)
+
+
 def test_an_unexpected_exception_names_its_log(shell: Shell) -> None:
     shell.platform.failure = ZeroDivisionError("by\nzero")
     shell.function_folder("f")
