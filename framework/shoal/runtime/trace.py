@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from shoal.core.limits import REQUEST_ID_CHARS_MAX
+from shoal.core.limits import CALLER_REQUEST_ID_CHARS_MAX
 
 Bits = Callable[[int], int]  # n -> a random whole number of n bits
 
@@ -14,7 +14,7 @@ Bits = Callable[[int], int]  # n -> a random whole number of n bits
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(-.*)?"
 )
-_REQUEST_ID: Final = re.compile(rb"[!-~]{1,%d}" % REQUEST_ID_CHARS_MAX)
+_REQUEST_ID: Final = re.compile(rb"[!-~]{1,%d}" % CALLER_REQUEST_ID_CHARS_MAX)
 _SAMPLED: Final = 1
 _IDS_BITS: Final = 192  # 128 of the trace, 64 of the span
 _NOT_ZERO: Final = (1 << 64) | 1  # neither id may be zero
