@@ -101,8 +101,10 @@ class MethodError(RequestError):
 
     status = 405
 
-    def __init__(self, message: str, *, allowed: tuple[str, ...] = (), hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+    def __init__(
+        self, message: str, *, allowed: tuple[str, ...] = (), hint: str = "", retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, retry_after_s=retry_after_s)
         self.allowed = allowed
 
 
