@@ -102,7 +102,6 @@ FILTER_ATTRIBUTES_MAX: Final = 10
 WINDOW_SECONDS_MIN: Final = 1.0  # idle time before zero; Knative itself takes 6 s at least
 WINDOW_SECONDS_MAX: Final = 3600.0
 BROKER_DELIVERIES_MAX: Final = 256  # under way for all triggers together
-BACKOFF_SECONDS_MAX: Final = 600.0
 
 # Gateway.
 GATEWAY_CONNECTIONS_MAX: Final = 2_000  # open at once from callers; each may need one more to an instance
