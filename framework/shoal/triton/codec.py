@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any, Final, NamedTuple
@@ -109,7 +109,20 @@ class Codec:
         wanted = tuple(dict.fromkeys(outputs)) if outputs else None
         key = (tuple(shapes), wanted)
         tail = self._tails.get(key) if self._sized else None
-        return Call(tail or self._make_tail(key, buffers), buffers, nbytes, key[0], wanted)
+        return Call(tail or self._make_tail(key, map(_nbytes, buffers)), buffers, nbytes, key[0], wanted)
+
+    def join(self, calls: Sequence[Call]) -> Call:
+        """Make one call of several whose shapes agree past the first dimension: their rows in order."""
+        count = len(calls[0].buffers)
+        buffers = [call.buffers[index] for index in range(count) for call in calls]
+        sizes = [sum(_nbytes(call.buffers[index]) for call in calls) for index in range(count)]
+        shapes = tuple(
+            None if parts[0] is None else (sum(part[0] for part in parts if part), *parts[0][1:])
+            for parts in zip(*(call.shapes for call in calls), strict=True)
+        )
+        key = (shapes, calls[0].outputs)
+        tail = self._tails.get(key) if self._sized else None
+        return Call(tail or self._make_tail(key, sizes), buffers, sum(sizes), shapes, calls[0].outputs)
 
     def decode(
         self,
@@ -209,13 +222,13 @@ class Codec:
         if count != math.prod(tensor.shape):
             raise self._broken(f"output {tensor.name!r} has {count} elements for the shape {list(tensor.shape)}")
 
-    def _make_tail(self, key: Any, buffers: Sequence[Buffer]) -> str:
+    def _make_tail(self, key: Any, sizes: Iterable[int]) -> str:
         shapes, outputs = key
-        parts, rest = [], iter(buffers)
+        parts, rest = [], iter(sizes)
         for slot, shape in zip(self._inputs, shapes, strict=True):
             if shape is not None:
                 slot.check_shape(shape)
-                parts.append(_input_json(slot.spec, shape, memoryview(next(rest)).nbytes))
+                parts.append(_input_json(slot.spec, shape, next(rest)))
         tail = f'"inputs":[{",".join(parts)}]{self._outputs_json(outputs)}}}'
         if self._sized:
             _keep(self._tails, key, tail)
@@ -255,6 +268,10 @@ class Codec:
 
     def _broken(self, why: str) -> PoolProtocolError:
         return PoolProtocolError(f"the answer for model {self.model} is not the inference protocol: {why}")
+
+
+def _nbytes(buffer: Buffer) -> int:
+    return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
 
 
 def _input_json(spec: TensorSpec, shape: tuple[int, ...], nbytes: int) -> str:
