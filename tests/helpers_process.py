@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 T = TypeVar("T")
 PATIENCE_S = 90.0  # for conditions: the machine may stand still for a while
@@ -147,15 +147,21 @@ def spawned(home: Path, code: str, *, prefix: tuple[str, ...] = (), **settings: 
 
 @contextmanager
 def spawned_with(
-    home: Path, env: Mapping[str, str], port: int, *, prefix: tuple[str, ...] = (), fds: tuple[int, ...] = ()
+    home: Path,
+    env: Mapping[str, str],
+    port: int,
+    *,
+    prefix: tuple[str, ...] = (),
+    fds: tuple[int, ...] = (),
+    out: BinaryIO | None = None,
 ) -> Iterator[FunctionProcess]:
     """Run a function process with exactly these variables; it is gone afterwards."""
     log_path, error_path = home / "out.log", home / "error.log"
-    with log_path.open("wb") as out, error_path.open("wb") as error:
+    with log_path.open("wb") as log, error_path.open("wb") as error:
         process = subprocess.Popen(
             [*prefix, sys.executable, "-m", "shoal.runtime"],
             env=dict(env),
-            stdout=out,
+            stdout=out or log,
             stderr=error,
             pass_fds=fds,
             preexec_fn=die_with_parent,
