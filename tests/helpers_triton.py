@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from shoal.triton.tensors import DATATYPE_BYTES
 
 SOURCES = Path(__file__).with_name("triton_models")
 IDENTITIES = {f"identity_{datatype.lower()}": datatype for datatype in DATATYPE_BYTES}
+UNLOADED = "unloaded"  # in the repository; loaded once, then unloaded
+UNLOAD_SECONDS = 90.0
 SLOW_QUEUE_MAX = 2  # requests waiting for the slow model before Triton refuses more
 
 _CONFIG = """\
@@ -76,6 +79,7 @@ def write_repository(repository: Path) -> list[str]:
     write_model(repository, "batching_identity", "identity", dim=256, max_batch_size=64)
     write_model(repository, "slow", "slow", dim=1, max_batch_size=1, queue=SLOW_QUEUE_MAX)
     write_model(repository, "failing", "failing")
+    write_model(repository, UNLOADED, "identity")
     return sorted(path.name for path in repository.iterdir())
 
 
@@ -97,7 +101,17 @@ def running(home: Path, models: Iterable[str]) -> Iterator[TritonAddress]:
         control.server_ready()  # connects once, before threads do
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(control.load, models))
+        if UNLOADED in control.index():
+            _unload(control, UNLOADED)
         control.close()
         yield TritonAddress(http=server.http, grpc=server.grpc, repository=home / "models")
     finally:
         server.close()
+
+
+def _unload(control: GrpcControl, model: str) -> None:
+    control.unload(model)
+    deadline = time.monotonic() + UNLOAD_SECONDS
+    while control.index()[model][0] != "UNAVAILABLE":
+        assert time.monotonic() < deadline, f"{model} does not unload: {control.index()[model]}"
+        time.sleep(0.05)

@@ -116,7 +116,8 @@ class Agent:
         self._wanted: frozenset[str] = frozenset()
         self._models: dict[str, ModelState] = {}
         self._stubs: dict[str, int] = {}
-        self._lock = asyncio.Lock()  # one at a time talks to the server about models
+        self._asked = self._tried = 0  # number of the newest wanted set, and of the newest one tried
+        self._lock = asyncio.Lock()  # held by the one who changes what the server holds
         self._up = asyncio.Condition()
         self._ready = False
         self._error: ShoalError | None = None
@@ -152,8 +153,12 @@ class Agent:
             if not name or "/" in name or name.startswith("."):
                 raise UsageError(f"model version {name!r} is no name of a folder in the repository")
         self._wanted = wanted
+        self._asked += 1
+        ticket = self._asked
         await self._until_up()
-        await self._reconcile()
+        async with self._lock:
+            if self._tried < ticket:  # else somebody else's turn has tried this set, or a newer one, already
+                await self._reconcile()
         return self.models()
 
     async def run(self) -> None:
@@ -199,20 +204,21 @@ class Agent:
             self._control = self._make_control(self._server.grpc)
         await self._tell(None)
         self._note("info", f"Triton is up, process {self._server.pid}, at {self._server.http}")
-        await self._reconcile()
+        async with self._lock:
+            await self._reconcile()
 
     async def _reconcile(self) -> None:
-        """Do what the plan says until nothing is left that has not been tried; the newest wanted set counts."""
-        async with self._lock:
-            wanted = self._wanted
-            checked = [name for name, one in self._models.items() if one.state == READY]
-            steps = plan(wanted, await self._ask(self._index), checked)
-            for step in steps:
-                if step.verb == "unload":
-                    await self._unload(step.model)
-            slots = asyncio.Semaphore(limits.POOL_LOADS_MAX)
-            await asyncio.gather(*(self._load(step.model, slots) for step in steps if step.verb == "load"))
-            self._models = {name: one for name, one in self._models.items() if name in wanted}
+        """Try once to make the server hold the newest wanted set; the caller has the lock."""
+        wanted, turn = self._wanted, self._asked
+        checked = [name for name, one in self._models.items() if one.state == READY]
+        steps = plan(wanted, await self._ask(self._index), checked)
+        for step in steps:
+            if step.verb == "unload":
+                await self._unload(step.model)
+        slots = asyncio.Semaphore(limits.POOL_LOADS_MAX)
+        await asyncio.gather(*(self._load(step.model, slots) for step in steps if step.verb == "load"))
+        self._models = {name: one for name, one in self._models.items() if name in wanted}
+        self._tried = turn
 
     async def _unload(self, name: str) -> None:
         self._stubs.pop(name, None)
@@ -256,7 +262,7 @@ class Agent:
                 self._models[name] = ModelState("LOADING", "its stub process died")
                 await self._unload(name)
                 await self._gone(name)
-        await self._reconcile()
+            await self._reconcile()
 
     async def _gone(self, name: str) -> None:
         """Wait until a model that is unloaded no longer counts as ready: a load before that does nothing."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from shoal.core.errors import NotFoundError, RequestError, ShoalError
+from shoal.core.errors import BodyTooLargeError, MethodError, NotFoundError, RequestError, ShoalError
 from shoal.core.limits import CONTROL_BODY_BYTES_MAX
 from shoal.pool.agent import Agent
 
@@ -50,7 +50,8 @@ async def _problems(request: web.Request, handler: _Handler) -> web.StreamRespon
     except ShoalError as error:
         return _problem(error)
     except web.HTTPException as error:
-        return _problem(NotFoundError(f"{request.method} {request.path}: {error.reason}"))
+        kind = {405: MethodError, 413: BodyTooLargeError}.get(error.status, NotFoundError)
+        return _problem(kind(f"{request.method} {request.path}: {error.reason}"))
 
 
 def _problem(error: ShoalError) -> web.Response:

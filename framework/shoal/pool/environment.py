@@ -32,6 +32,7 @@ from shoal.core.packages import cache_folder, install_into_environment, make_env
 LOCK: Final = Path(__file__).with_name("triton.lock")
 OWN_BACKENDS: Final = Path(__file__).with_name("backends")
 PYTHONS: Final = ((3, 11), (3, 12))  # numpy 1.26 has no wheel for 3.13, onnxruntime 1.32 none for 3.10
+LIBRARY_FOLDERS: Final = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64")  # where distributions put libpython
 GLIBC_MIN: Final = (2, 35)  # the wheel's platform tag
 _SERVER: Final = Path("pytriton", "tritonserver")
 _ELSEWHERE: Final = "use the pool's fake here (python -m shoal.pool --fake), or a Linux x86_64 machine"
@@ -120,7 +121,7 @@ def assemble_backends(environment: TritonEnvironment, into: Path) -> Path:
 def find_libpython() -> Path:
     """Give the folder of the shared library of this Python; UsageError names the package that has it."""
     name = f"libpython{_python_version()}.so.1.0"
-    folders = [sysconfig.get_config_var("LIBDIR"), f"/usr/lib/{platform.machine()}-linux-gnu", "/usr/lib64"]
+    folders = [sysconfig.get_config_var("LIBDIR"), *LIBRARY_FOLDERS]
     for folder in folders:
         if folder and Path(folder, name).exists():
             return Path(folder)
@@ -143,7 +144,7 @@ def _check_machine() -> None:
             hint=f"python3.11 -m venv .venv, and install shoal there; or {_ELSEWHERE}",
         )
     libc, version = platform.libc_ver()
-    if libc != "glibc" or tuple(map(int, version.split("."))) < GLIBC_MIN:
+    if libc != "glibc" or tuple(map(int, version.split(".")[:2])) < GLIBC_MIN:
         raise UsageError(f"the Triton stand-in needs glibc 2.35 and up, this is {libc} {version}", hint=_ELSEWHERE)
     if not shutil.which("bash"):
         raise UsageError("bash is not on PATH: Triton starts its Python stubs with it", hint="apt-get install bash")
