@@ -191,6 +191,30 @@ def test_event(terminal: Terminal) -> None:
     until(lambda: "asked by Ada" in terminal.text("logs", "greeter"), "the event's delivery")
 
 
+def test_model(terminal: Terminal) -> None:
+    """The model template keeps its model's contract, and a revision says which version it was made with."""
+    terminal.env["SHOAL_MODEL_REPOSITORY"] = str(FRAMEWORK.parent / "triton-repo")
+    up(terminal)
+    terminal.run("new", "asks", "--template", "model")
+    checked = terminal.text("check", "asks")
+    version = checked.partition("model magika: ")[2].strip()
+    assert version.startswith("magika--")
+    terminal.run("deploy", "asks")
+    reply = terminal.json("invoke", "asks", "import os")
+    assert reply["status"] == 200
+    assert isinstance(reply["body"], dict)
+    assert set(reply["body"]) == {"class", "score"}
+    assert version in terminal.text("status", "asks")
+
+    handler = terminal.folder / "asks" / "handler.py"
+    handler.write_text(handler.read_text().replace("INT32[-1,2048]", "FP32[-1,2048]"))
+    wrong = terminal.run("check", "asks", code=2).stderr
+    assert b"FP32" in wrong
+    assert b"INT32" in wrong
+    assert b"INT32" in terminal.run("deploy", "asks", code=2).stderr
+    assert terminal.json("invoke", "asks", "import os")["status"] == 200
+
+
 def test_dev(terminal: Terminal) -> None:
     """A save is a new revision; a mistake is told and the last good revision goes on; Ctrl-C ends the watching."""
     up(terminal)
