@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from shoal.core import limits
 from shoal.core.clock import Clock
-from shoal.runtime.trace import Identity, identify
+from shoal.runtime.trace import identify
 
 _PATH_CHARS_MAX: Final = 512
 
@@ -24,7 +24,9 @@ class Visit:
     started: float  # monotonic
     method: str
     path: str
-    identity: Identity
+    trace_id: str
+    traceparent: str  # for the next hop
+    request_id: str
     function: str = ""
     revision: str = ""
     status: int = 0
@@ -44,12 +46,14 @@ class AccessLog:
 
     def open(self, method: str, path: str, request_id: str, traceparent: str) -> Visit:
         """Begin a request; an identifier or trace context that is missing or malformed is made anew."""
-        identity = identify(_bytes(traceparent), _bytes(request_id), self._rng.getrandbits)
+        trace_id, onward, name = identify(_bytes(traceparent), _bytes(request_id), self._rng.getrandbits)
         return Visit(
             started=self._clock.monotonic(),
             method=method,
             path=path.partition("?")[0][:_PATH_CHARS_MAX],
-            identity=identity,
+            trace_id=trace_id,
+            traceparent=onward,
+            request_id=name,
         )
 
     def close(self, visit: Visit) -> None:
@@ -60,8 +64,8 @@ class AccessLog:
             "time": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
             "level": "error" if visit.component and visit.status >= 500 else "info",
             "message": visit.reason or f"{visit.method} {visit.path} {visit.status}",
-            "trace_id": visit.identity.trace_id,
-            "request_id": visit.identity.request_id,
+            "trace_id": visit.trace_id,
+            "request_id": visit.request_id,
             "service": visit.function,
             "revision": visit.revision,
             "method": visit.method,

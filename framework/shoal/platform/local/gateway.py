@@ -16,7 +16,7 @@ from random import Random
 
 import aiohttp
 import uvloop
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from shoal.core import limits
 from shoal.core.clock import Clock, SystemClock
@@ -103,8 +103,8 @@ class Gateway:
             headers=proxy.request_headers(request.headers, where, request.remote or "unknown", length),
             body=body,
         )
-        outgoing.headers[proxy.REQUEST_ID_HEADER] = visit.identity.request_id
-        outgoing.headers["traceparent"] = visit.identity.traceparent
+        outgoing.headers[proxy.REQUEST_ID_HEADER] = visit.request_id
+        outgoing.headers["traceparent"] = visit.traceparent
         for _ in range(limits.GATEWAY_CONNECT_ATTEMPTS_MAX):
             try:
                 return await self._attempt(request, outgoing, visit, revision, timeout_s, stated)
@@ -199,13 +199,14 @@ class FrontDoor:
     async def _answer(self, request: web.BaseRequest, target: str, visit: Visit) -> web.StreamResponse:
         serving.check_headers(request)
         where = routing.address(serving.single_host(request), target)
-        if request.method == "CONNECT":
+        if request.method == hdrs.METH_CONNECT:
             raise MethodError("the gateway is not a forward proxy: CONNECT is not served")
         response: web.StreamResponse
         if where.label:
             response = await self._gateway.answer(request, where, visit)
         else:
             response = await self._page.answer(request, where)
+            response.headers[hdrs.SERVER] = problems.SERVER_NAME
         if self.draining or "upgrade" in request.headers:
             response.force_close()  # an upgrade refused leaves nothing to say on this connection
         return response
@@ -216,8 +217,9 @@ class FrontDoor:
             proxy.cut(request)
             raise ConnectionResetError(error.message)
         unread = request.body_exists and not request.content.is_eof()
-        response = problems.response(error, "platform", close=unread or self.draining)
-        response.headers[proxy.REQUEST_ID_HEADER] = visit.identity.request_id
+        close = unread or self.draining or request.method == hdrs.METH_CONNECT
+        response = problems.response(error, "platform", close=close)
+        response.headers[proxy.REQUEST_ID_HEADER] = visit.request_id
         return response
 
 

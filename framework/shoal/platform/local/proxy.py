@@ -18,7 +18,7 @@ from yarl import URL
 
 from shoal.core import limits
 from shoal.core.errors import InstanceError, NotRunningError, RequestError
-from shoal.platform.local import serving
+from shoal.platform.local import problems, serving
 from shoal.platform.local.routing import Address
 
 TIMEOUT_HEADER: Final = "shoal-timeout-ms"
@@ -116,7 +116,9 @@ def request_headers(
 
 def response_headers(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     """Give an instance's headers for the caller, less the connection's own."""
-    return _end_to_end(headers, ())
+    kept = _end_to_end(headers, ())
+    kept.setdefault(hdrs.SERVER, problems.SERVER_NAME)
+    return kept
 
 
 class Proxy:

@@ -105,7 +105,11 @@ def split_host(value: str) -> tuple[str, str]:
 
 
 def address(host: str, target: str) -> Address:
-    """Find what a request names by its Host header and request target (origin or absolute form)."""
+    """Find what a request names by its Host header and request target (origin or absolute form).
+
+    A fragment, which has no place in a request, is cut off.
+    """
+    target = target.partition("#")[0]
     if not target.startswith("/"):
         host, target = _absolute(host, target)
     name, port = split_host(host)
@@ -138,7 +142,7 @@ def choose(route: FunctionRoute, tag: str, rng: Random) -> str:
 
 def reserved(path: str) -> bool:
     """Say whether a raw path, however it is spelled, reaches what only the platform may ask a function."""
-    decoded = unquote(path.partition("?")[0].partition("#")[0])
+    decoded = unquote(path.partition("?")[0])
     if "_shoal" not in decoded and "metrics" not in decoded:
         return False
     plain = "/" + normpath(decoded).lstrip("/")

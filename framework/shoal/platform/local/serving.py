@@ -41,15 +41,20 @@ _BACKLOG: Final = 1024  # connections the kernel keeps while this process restar
 
 
 class Server(web.Server):
-    """A listening server's requests and connections, at most ``connections_max`` of these."""
+    """A listening server's requests and connections, at most ``connections_max`` of these.
 
-    def __init__(self, handler: Handler, connections_max: int) -> None:
+    A connection that has brought no complete request head for ``idle_s`` seconds is closed.
+    """
+
+    def __init__(
+        self, handler: Handler, connections_max: int, *, idle_s: float = limits.GATEWAY_IDLE_SECONDS_MAX
+    ) -> None:
         super().__init__(
             handler,
             handler_cancellation=True,  # who went away is not worked for
             auto_decompress=False,
             access_log=None,
-            keepalive_timeout=limits.GATEWAY_IDLE_SECONDS_MAX,
+            keepalive_timeout=idle_s,
             max_line_size=limits.GATEWAY_FIELD_BYTES_MAX,
             max_field_size=limits.GATEWAY_FIELD_BYTES_MAX,
             max_headers=limits.GATEWAY_FIELDS_MAX,
