@@ -6,7 +6,7 @@ Deployment has checked more, and told it better; here a model that changed behin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from shoal.core.errors import ContractError, UsageError
@@ -26,20 +26,23 @@ def parse(name: str, text: str) -> TensorSpec:
     return TensorSpec(name, match[1], tuple(int(size) for size in (match[2] or "").split(",") if size.strip()))
 
 
-def check(model: str, declared: Mapping[str, TensorSpec], served: Signature, *, outputs: bool) -> None:
-    """Raise ContractError for the tensors in ``declared`` whose name, datatype, rank or sizes the model has not."""
-    kind = "output" if outputs else "input"
-    theirs = {tensor.name: tensor for tensor in (served.outputs if outputs else served.inputs)}
-    if wrong := [text for tensor in declared.values() for text in _differences(kind, tensor, theirs)]:
+def check(
+    model: str, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec], served: Signature
+) -> None:
+    """Raise ContractError that tells each declared tensor whose name, datatype, rank or sizes the model has not."""
+    wrong = [*_differences("input", inputs, served.inputs), *_differences("output", outputs, served.outputs)]
+    if wrong:
         raise ContractError(f"model {model!r}: {'; '.join(wrong)}")
 
 
-def _differences(kind: str, mine: TensorSpec, theirs: Mapping[str, TensorSpec]) -> Iterator[str]:
-    other = theirs.get(mine.name)
-    if other is None:
-        yield f"it has no {kind} {mine.name!r}, it has {', '.join(theirs) or 'none'}"
-    elif mine.datatype != other.datatype or not _fits(mine.shape, other.shape):
-        yield f"{kind} is {other} on the pool and {mine} in the handler"
+def _differences(kind: str, declared: Mapping[str, TensorSpec], served: Sequence[TensorSpec]) -> Iterator[str]:
+    theirs = {tensor.name: tensor for tensor in served}
+    for mine in declared.values():
+        other = theirs.get(mine.name)
+        if other is None:
+            yield f"it has no {kind} {mine.name!r}, it has {', '.join(theirs) or 'none'}"
+        elif mine.datatype != other.datatype or not _fits(mine.shape, other.shape):
+            yield f"{kind} is {other} on the pool and {mine} in the handler"
 
 
 def _fits(mine: tuple[int, ...], theirs: tuple[int, ...]) -> bool:

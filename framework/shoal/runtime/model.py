@@ -121,8 +121,7 @@ class Model:
 
     def check(self, served: Signature) -> None:
         """Hold the declared tensors to what the pool serves; ContractError tells the differences."""
-        contract.check(self.name, self.inputs, served, outputs=False)
-        contract.check(self.name, self.outputs, served, outputs=True)
+        contract.check(self.name, self.inputs, self.outputs, served)
 
     def _served(self) -> Bound:
         if self._bound is None:

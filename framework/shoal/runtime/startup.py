@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from shoal.core.errors import ShoalError, UsageError
+from shoal.core.errors import ContractError, ShoalError, UsageError
 from shoal.core.limits import (
     MODEL_LOOK_SECONDS_MAX,
     MODEL_REFRESH_SECONDS,
@@ -130,6 +130,8 @@ class Startup:
             model.check(served)
         except TimeoutError:
             return f"model {bound.version}: the pool did not describe it within {MODEL_LOOK_SECONDS_MAX:g} s"
+        except ContractError as error:
+            return f"{error.message} (version {bound.version})"
         except ShoalError as error:
             return f"model {bound.version}: {error.message}"
         except Exception as error:
