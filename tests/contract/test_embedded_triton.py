@@ -47,6 +47,7 @@ def server(tmp_path: Path) -> Iterator[TritonServer]:
     try:
         yield made
     finally:
+        made.kill()
         made.close()
 
 

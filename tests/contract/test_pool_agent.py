@@ -106,6 +106,7 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
     finally:
         rig.life.cancel()
         await asyncio.gather(rig.life, return_exceptions=True)
+        rig.server.kill()  # an orderly end takes Triton two seconds
         await rig.agent.close()
 
 
