@@ -34,7 +34,7 @@ def handle(error: BaseException, session: Session) -> int:
             terminal.note("\ninterrupted")
             return exits.INTERRUPTED
         case BrokenPipeError():
-            return _broken_pipe()
+            return broken_pipe()
         case click.exceptions.NoArgsIsHelpError():
             terminal.note(error.format_message())
             return exits.USAGE
@@ -91,10 +91,14 @@ def _tell(message: str, hint: str, session: Session, code: str) -> None:
         terminal.note(f"{terminal.strong('hint:')} {hint}")
 
 
-def _broken_pipe() -> int:
+def broken_pipe() -> int:
     """Whoever read our output has gone: say nothing, also not when Python flushes on exit."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return exits.BROKEN_PIPE
 
 

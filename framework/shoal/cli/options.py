@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from shoal.cli import text
 from shoal.cli.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def check_path(path: Path) -> Path:
+    """Give ``path`` back if the system can look it up at all; UsageError for a loop or a name too long."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return path  # what is missing, the verb says
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise click.UsageError(f"{text.one_line(str(path), 60)!r} is no usable path: {reason}") from None
+    return path
+
+
 def _set(attribute: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     def callback(ctx: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+        if isinstance(value, Path):
+            check_path(value)
         if value:
             setattr(ctx.ensure_object(Session), attribute, value)
         return value

@@ -16,7 +16,7 @@ import click
 from click.shell_completion import shell_complete
 
 import shoal
-from shoal.cli import exits, failures
+from shoal.cli import exits, failures, terminal
 from shoal.cli.session import Session
 from shoal.cli.text import closest
 
@@ -80,7 +80,13 @@ class Root(click.Group):
         name = prog_name or "shoal"
         if instruction := os.environ.get(_COMPLETE):
             sys.exit(shell_complete(self, {}, name, _COMPLETE, instruction))
-        sys.exit(self._run(name, list(sys.argv[1:] if args is None else args), session))
+        terminal.take_any_text()
+        try:
+            code = self._run(name, list(sys.argv[1:] if args is None else args), session)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            code = failures.broken_pipe()
+        sys.exit(code)
 
     def _run(self, name: str, args: list[str], session: Session) -> int:
         try:

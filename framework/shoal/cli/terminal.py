@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from typing import Any
 
 import click
+
+
+def take_any_text() -> None:
+    """Let stdout escape what its encoding lacks: a name that is no UTF-8 must not become a failure of its own."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def out(text: str = "") -> None:
@@ -22,7 +29,7 @@ def raw(data: bytes) -> None:
 
 def out_json(value: Any) -> None:
     """Print a value as JSON on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(value, indent=2, ensure_ascii=not unicode_out()))
 
 
 def note(text: str = "") -> None:

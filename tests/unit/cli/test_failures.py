@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from helpers_cli import Shell
 from shoal.cli import exits, failures
@@ -158,6 +162,46 @@ def test_output_that_nobody_reads_from_the_start_is_no_error() -> None:
             [sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, timeout=WAIT_SECONDS, check=False
         )
     assert (ended.returncode, ended.stderr) == (exits.BROKEN_PIPE, b"")
+
+
+@pytest.mark.parametrize("args", [("status", "\udcff\udcfe"), ("status", "\udcff", "--json"), ("\udcff",)])
+def test_a_name_that_is_no_text_is_an_error_like_any_other(shell: Shell, args: tuple[str, ...]) -> None:
+    result = shell.run(*args)
+    assert result.exit_code in (exits.USAGE, exits.NOT_FOUND)
+    assert "error: " in result.stderr
+    if "--json" in args:
+        assert json.loads(result.stdout)["error"]["code"] == "not-found"
+
+
+def test_stderr_that_nobody_reads_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "import sys; sys.argv = ['shoal', 'nonsense']; from shoal.cli.main import run; run()"
+    with os.fdopen(writer, "wb") as stderr:
+        ended = subprocess.run([sys.executable, "-c", code], stderr=stderr, timeout=WAIT_SECONDS, check=False)
+    assert ended.returncode == exits.BROKEN_PIPE
+
+
+WORDS = st.sampled_from([
+    *VERBS, "f", "g", "@latest", "1=90", "2=10", "100", "--json", "--tag", "--yes", "-n", "-f", "-H", "--path",
+    "--home", "-", "@x", "{}", "", "a=b", "--", "--help", "-X", "\udcff", "é", "=", "../..", "x" * 300,
+    "x" * 300 + "/f", "h/f", "--ext", "loop",
+])  # fmt: skip
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(WORDS, max_size=6))
+def test_any_words_give_a_known_code_and_no_traceback(shell: Shell, words: list[str]) -> None:
+    if "f" not in shell.platform.known:
+        shell.deploy("f")
+        (shell.folder / "loop").symlink_to("loop")
+    session = shell.session()
+    session.watch = lambda _: ()
+    result = CliRunner(env={"SHOAL_HOME": str(shell.folder / "home")}).invoke(root, words, obj=session)
+    assert isinstance(result.exception, SystemExit | None)
+    assert result.exit_code in exits.MEANINGS
+    assert "Traceback" not in result.output
+    assert "internal:" not in result.output
 
 
 def test_without_the_extra_it_says_how_to_get_it() -> None:

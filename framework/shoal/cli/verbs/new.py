@@ -36,7 +36,7 @@ def command(session: Session, path: Path, template: str) -> None:
     NAME is a new folder, its last part the function's name: handler.py, function.yaml and test_handler.py. Nothing
     that is there is overwritten.
     """
-    made = write(path, template)
+    made = write(options.check_path(path), template)
     if session.as_json:
         terminal.out_json({"function": path.name, "folder": str(path), "files": [str(one) for one in made]})
         return
