@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from helpers_functions import Make, deploy, until
 from shoal.core.errors import (
     ConflictError,
+    ContractError,
     DeployError,
     NotFoundError,
     ShoalError,
@@ -340,6 +343,78 @@ def test_a_deployment_whose_caller_leaves_can_be_run_again(platform: Platform, m
     assert answer(platform, folder.name)["version"] == 1
 
 
+# Models.
+
+CONFIG = """
+backend: "python"
+input [ { name: "x" data_type: TYPE_FP32 dims: [ -1 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ -1 ] } ]
+dynamic_batching { default_queue_policy {
+  default_timeout_microseconds: 60000000 allow_timeout_override: true max_queue_size: 16 } }
+"""
+MODEL_HANDLER = """
+    from array import array
+    from shoal import Model, http
+
+    model = Model("{model}", inputs={{"{input}": "FP32[-1]"}})
+
+    @http
+    async def call():
+        out = await model({input}=array("f", [1, 2, 3]))
+        return {{"shape": list(out["y"].shape)}}
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """Put a model beside the test's functions and give its name."""
+    name = f"m-{uuid.uuid4().hex[:10]}"
+    code = tmp_path / "triton-repo" / name / "1" / "model.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("# the platform's stand-in answers from the configuration\n")
+    (code.parents[1] / "config.pbtxt").write_text(CONFIG)
+    return name
+
+
+def test_a_revision_carries_the_exact_models_it_was_deployed_with(
+    platform: Platform, make: Make, model: str
+) -> None:
+    done = deploy(platform, folder := make(MODEL_HANDLER.format(model=model, input="x")))
+    version = done.models[model]
+    assert re.fullmatch(rf"{model}--[0-9a-f]{{12}}", version)
+    reply = platform.invoke(folder.name)
+    assert (reply.status, reply.headers["shoal-models"]) == (200, f"{model}={version}"), reply.body
+    assert len(json.loads(reply.body)["shape"]) == 1
+    assert platform.status().models[version] == "READY"
+
+
+def test_a_changed_model_makes_a_revision_and_both_versions_serve(
+    platform: Platform, make: Make, model: str, tmp_path: Path
+) -> None:
+    first = deploy(platform, folder := make(MODEL_HANDLER.format(model=model, input="x")))
+    (tmp_path / "triton-repo" / model / "1" / "model.py").write_text("# other weights\n")
+    second = deploy(platform, folder, traffic=False)
+    assert (second.created, second.models != first.models) == (True, True)
+    platform.set_traffic(folder.name, [Target(first.revision, 100), Target(second.revision, 0, "next")])
+    for tag, done in (("", first), ("next", second)):
+        assert platform.invoke(folder.name, tag=tag).headers["shoal-models"] == f"{model}={done.models[model]}"
+
+
+def test_a_handler_that_breaks_the_contract_is_refused(platform: Platform, make: Make, model: str) -> None:
+    good = deploy(platform, folder := make(echo(1)))
+    make(MODEL_HANDLER.format(model=model, input="xx"), name=folder.name)
+    with pytest.raises(ContractError, match="no input 'xx'"):
+        deploy(platform, folder)
+    assert [item.name for item in platform.function(folder.name).revisions] == [good.revision]
+    assert answer(platform, folder.name)["version"] == 1
+
+
+def test_models_nothing_names_any_more_are_unloaded(platform: Platform, make: Make, model: str) -> None:
+    done = deploy(platform, folder := make(MODEL_HANDLER.format(model=model, input="x")))
+    platform.delete(folder.name)
+    until(lambda: done.models[model] not in platform.status().models, "the unloading")
+
+
 # Deleting.
 
 
@@ -363,7 +438,7 @@ RECORDER = """
 
     seen = []
 
-    @event(type="{type}")
+    @event(type="TYPE")
     async def take(data: bytes, ctx: Context) -> None:
         seen.append({name: str(value) for name, value in ctx.attributes.items()})
 
@@ -397,7 +472,7 @@ def test_an_event_goes_to_a_function_and_its_reply_to_another(platform: Platform
             return CloudEvent(id="reply-" + incoming.id, type="{reply}", source="/first", data=b"words")
     """
     deploy(platform, make(code))
-    deploy(platform, recorder := make(RECORDER.format(type=reply), config=ONE_INSTANCE))
+    deploy(platform, recorder := make(RECORDER.replace("TYPE", reply), config=ONE_INSTANCE))
     identity = publish(platform, kind)
     until(lambda: seen(platform, recorder.name), "the reply")
     assert [item["id"] for item in seen(platform, recorder.name)] == [f"reply-{identity}"]
@@ -406,7 +481,7 @@ def test_an_event_goes_to_a_function_and_its_reply_to_another(platform: Platform
 def test_only_events_that_pass_the_filter_are_delivered(platform: Platform, make: Make) -> None:
     kind = f"com.example.{uuid.uuid4().hex}"
     config = ONE_INSTANCE + f"triggers:\n  - filter: {{type: {kind}, subject: wanted}}\n"
-    deploy(platform, recorder := make(RECORDER.format(type=kind), config=config))
+    deploy(platform, recorder := make(RECORDER.replace("TYPE", kind), config=config))
     for subject in ("other", "wanted", "else"):
         publish(platform, kind, subject=subject)
     last = publish(platform, kind, subject="wanted")

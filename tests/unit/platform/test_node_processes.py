@@ -55,7 +55,7 @@ async def test_the_end_of_a_process_reaches_all_who_wait(tmp_path: Path) -> None
 
 async def test_stop_ends_politely_and_then_not(tmp_path: Path) -> None:
     polite = Process(python("import time; time.sleep(600)", tmp_path / "a"))
-    deaf_code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    deaf_code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     deaf = Process(python(deaf_code, tmp_path / "b"))
     await until(lambda: (tmp_path / "b").read_text() == "up\n", "the deaf process")
     assert await polite.stop(60.0) == -signal.SIGTERM

@@ -74,7 +74,7 @@ class Deploying:
             async with self.engine.deploying(self.spec.name):
                 return await self._under_lock(scratch)
         finally:
-            self.engine.leases.pop(str(scratch), None)
+            self.engine.release(str(scratch))
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
     async def _under_lock(self, scratch: Path) -> Deployment:
@@ -106,13 +106,14 @@ class Deploying:
 
     async def _models(self, lease: str) -> None:
         with self._stage("models") as told:
-            repository = self._repository()
-            for alias, model in self._wanted().items():
-                version = await asyncio.to_thread(repository.materialise, model, self.engine.home.models)
-                self.versions[alias] = version.name
+            repository, wanted = self._repository(), self._wanted()
+            for alias, model in wanted.items():
+                self.versions[alias] = (await asyncio.to_thread(repository.version, model)).name
+            self.engine.leases[lease] = set(self.versions.values())
+            for model in sorted(set(wanted.values())):
+                await asyncio.to_thread(repository.materialise, model, self.engine.home.models)
             told.append(", ".join(sorted(set(self.versions.values()))))
         with self._stage("pool"):
-            self.engine.leases[lease] = set(self.versions.values())
             await self.engine.load_models(set(self.versions.values()))
         with self._stage("contract"):
             for declared in self.described.models:
@@ -291,7 +292,8 @@ def _read_description(code: int, lines: Sequence[str], handler: str) -> Describe
         if isinstance(found, Mapping) and code == 0 and "handlers" in found:
             return Described(found["handlers"], found.get("models", ()))
         if isinstance(found, Mapping) and code and "detail" in found:
-            raise from_problem(found)
+            error = from_problem(found)
+            raise error if isinstance(error, UsageError) else DeployError(error.message, hint=error.hint)
     said = "".join(f"\n  | {line}" for line in lines[-_REASON_LINES:])
     raise DeployError(f"{handler} cannot be imported ({describe_end(code)}){said}")
 

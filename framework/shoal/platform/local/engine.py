@@ -7,11 +7,12 @@ it goes on from the state. What happens between is in ``instances``, ``scaling``
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -34,6 +35,9 @@ COMPONENTS: Final = ("gateway", "broker", "pool")
 _HOUSEKEEPING_SECONDS: Final = 10.0
 _END_SECONDS: Final = 10.0  # for instances at the end, after the gateway has drained
 _STATUS_SECONDS: Final = 5.0
+_AFTER_FAILURE_SECONDS: Final = 1.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -72,8 +76,8 @@ class Engine:
         for part in self.parts.values():
             part.launch()
         scaler = Scaler(self.instances, self.clock, self._scaled, self._load, self.start_instance)
-        work = [follower.run() for follower in self.followers.values()]
-        self._tasks += [asyncio.create_task(task) for task in (*work, scaler.run(), self._keep_house())]
+        work = [follower.run for follower in self.followers.values()]
+        self._tasks += [asyncio.create_task(_for_ever(task)) for task in (*work, scaler.run, self._keep_house)]
 
     async def settle(self) -> None:
         """Wait until gateway and broker have taken what they must know; NotRunningError with why not."""
@@ -183,6 +187,11 @@ class Engine:
         self.state.publish_revision(revision.name, targets, self.clock.now())
         await self.settle()
 
+    def release(self, lease: str) -> None:
+        """Give up the hold a deployment had on its models; those nothing else holds are unloaded."""
+        if self.leases.pop(lease, None) is not None:
+            self.followers["pool"].poke()
+
     @asynccontextmanager
     async def deploying(self, function: str) -> AsyncIterator[None]:
         """Let one deployment of a function through at a time; the next waits."""
@@ -230,7 +239,7 @@ class Engine:
     def _models(self) -> dict[str, Any]:
         names = self.state.function_names()
         wanted = [documents.leased(self.state.revisions(name), self.state.traffic(name)) for name in names]
-        return {"models": sorted(set().union(*wanted, *self.leases.values()))}
+        return {"models": sorted(set[str]().union(*wanted, *self.leases.values()))}
 
     def _endpoints(self, revision: str) -> list[tuple[str, int]]:
         return [(instance.id, instance.port) for instance in self.instances.ready(revision)]
@@ -266,8 +275,10 @@ class Engine:
         self.leases[key] = needed
         try:
             await self.load_models(needed)
-        finally:
-            self.leases.pop(key, None)
+        except BaseException:
+            self.release(key)
+            raise
+        self.leases.pop(key)  # the split, in effect next, holds them
 
     # Instances.
 
@@ -346,6 +357,8 @@ class Engine:
         for folder in self.home.revisions.iterdir():
             if folder.name not in known:
                 self.discard(folder.name)
+        for part in self.home.models.glob(".*--*"):
+            shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(self.home.scratch, ignore_errors=True)
         self.home.scratch.mkdir(mode=0o700)
 
@@ -354,6 +367,25 @@ class Engine:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
             for path in self.home.logs.glob("*.log"):
                 await asyncio.to_thread(logfiles.rotate, path)
+            if self.followers["pool"].up_to_date:
+                self._remove_models()
+
+    def _remove_models(self) -> None:
+        """Remove the files of versions that nothing holds and the pool has been told to unload."""
+        held = self._models()["models"]
+        for folder in self.home.models.glob("*--*"):
+            if folder.name not in held and not folder.name.startswith("."):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    """Run work that never ends by itself; a mistake in it is logged, and it begins again."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("a task of the node failed")
+        await asyncio.sleep(_AFTER_FAILURE_SECONDS)
 
 
 def _model_text(model: Mapping[str, Any]) -> str:

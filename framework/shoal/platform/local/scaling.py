@@ -86,7 +86,7 @@ class Scaler:
     def _adjust(self, item: Scaled) -> None:
         name = item.revision.name
         current = self.instances.active(name)
-        wanted = desired(self._samples[name], item.policy(), current)
+        wanted = desired(tuple(self._samples[name]), item.policy(), current)
         for _ in range(current, wanted):
             self._spawn(self.start(item.revision))
         ready = self.instances.ready(name)
