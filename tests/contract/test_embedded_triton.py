@@ -185,6 +185,23 @@ def test_a_server_that_cannot_start_says_why(server: TritonServer, tmp_path: Pat
     assert str(tmp_path / "log") in caught.value.hint
 
 
+def test_the_log_stays_bounded_while_the_server_writes_it(
+    server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.start()
+    server.wait_ready()
+    before = (tmp_path / "log").read_bytes()
+    server.trim_log()
+    assert (tmp_path / "log").read_bytes() == before
+    monkeypatch.setattr(module, "LOG_BYTES_MAX", 10)
+    server.trim_log()
+    assert (tmp_path / "log.1").read_bytes() == before
+    load(server)
+    text = (tmp_path / "log").read_bytes()
+    assert b"one" in text
+    assert b"\0" not in text, "the server appends, it leaves no hole"
+
+
 def test_the_backend_folder_is_laid_out_anew_each_time(tmp_path: Path) -> None:
     folder = tmp_path / "backends"
     for _ in range(2):

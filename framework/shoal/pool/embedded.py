@@ -59,8 +59,11 @@ class EmbeddedTriton:
         self._ports.close()
 
     async def answers(self) -> bool:
-        """Ask it once for its health."""
-        return self._server is not None and await asyncio.to_thread(self._server.answers)
+        """Ask it once for its health, and keep its log within bounds on the way."""
+        if self._server is None:
+            return False
+        await asyncio.to_thread(self._server.trim_log)
+        return await asyncio.to_thread(self._server.answers)
 
     def kill(self) -> None:
         """End its process at once."""

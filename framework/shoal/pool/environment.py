@@ -121,7 +121,7 @@ def assemble_backends(environment: TritonEnvironment, into: Path) -> Path:
 def find_libpython() -> Path:
     """Give the folder of the shared library of this Python; UsageError names the package that has it."""
     name = f"libpython{_python_version()}.so.1.0"
-    folders = [sysconfig.get_config_var("LIBDIR"), *LIBRARY_FOLDERS]
+    folders = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", *LIBRARY_FOLDERS]
     for folder in folders:
         if folder and Path(folder, name).exists():
             return Path(folder)

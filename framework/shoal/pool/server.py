@@ -12,6 +12,7 @@ import http.client
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -21,7 +22,12 @@ from pathlib import Path
 from typing import IO, Final
 
 from shoal.core.errors import PoolError, PoolUnreachableError
-from shoal.core.limits import TRITON_ANSWER_SECONDS_MAX, TRITON_START_SECONDS_MAX, TRITON_STOP_SECONDS_MAX
+from shoal.core.limits import (
+    LOG_BYTES_MAX,
+    TRITON_ANSWER_SECONDS_MAX,
+    TRITON_START_SECONDS_MAX,
+    TRITON_STOP_SECONDS_MAX,
+)
 from shoal.pool.environment import TritonEnvironment, assemble_backends
 from shoal.pool.ports import LOOPBACK, Ports
 
@@ -123,10 +129,13 @@ class TritonServer:
         self.kill()
 
     def kill(self) -> None:
-        """Kill the server and its stubs at once, and remove the shared memory they leave."""
+        """Kill the server and its stubs at once, and remove the shared memory they leave.
+
+        Of a server that ended by itself the stubs end by themselves, within a second; its number may be another's.
+        """
         if self._process is None:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        if self.running:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
@@ -136,6 +145,13 @@ class TritonServer:
         """Stop the server and give its ports back."""
         self.stop()
         self._ports.close()
+
+    def trim_log(self) -> None:
+        """Keep the log bounded: beyond the limit it moves to ``<log>.1`` and starts anew; the server appends."""
+        with contextlib.suppress(OSError):
+            if self._log.stat().st_size > LOG_BYTES_MAX:
+                shutil.copyfile(self._log, f"{self._log}.1")
+                os.truncate(self._log, 0)
 
     def stubs(self) -> dict[str, int]:
         """Count the live Python stubs of each model; one that died leaves its model READY, each call failing."""

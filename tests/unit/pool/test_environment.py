@@ -119,7 +119,8 @@ def test_a_machine_that_cannot_run_it_says_why(
 @pytest.mark.usefixtures("machine")
 def test_a_missing_libpython_names_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "LIBRARY_FOLDERS", (str(tmp_path),))
-    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: None)
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path / "none"))
     with pytest.raises(UsageError) as caught:
         environment.find_libpython()
     assert caught.value.hint.startswith(f"apt-get install libpython3.{sys.version_info.minor}")
