@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from shoal.core.errors import HeadersTooLargeError, RequestError, SlowRequestError
-from shoal.core.limits import HEADER_BYTES_MAX, HEADER_SECONDS_MAX
+from shoal.core.limits import DISCARD_BYTES_MAX, DISCARD_SECONDS_MAX, HEADER_BYTES_MAX, HEADER_SECONDS_MAX
 
 
 def _import_without_command_line() -> None:
@@ -42,6 +42,7 @@ class FunctionProtocol(HttpToolsProtocol):
 
     _head_bytes = 0  # received since the last complete head: an upper bound of this one's size
     _head_timer: asyncio.TimerHandle | None = None
+    _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the keep-alive clock at once: a connection that never sends anything ends like an idle one."""
@@ -59,11 +60,14 @@ class FunctionProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse; a head that is not complete after this is on the clock."""
         self._head_bytes += len(data)
+        if self._refused:
+            self._discard()
+            return
         super().data_received(data)
         cycle = self.cycle
         if cycle is not None and cycle.scope is self.scope:
             self._head_is_done()
-        elif not self.transport.is_closing():
+        elif not self._refused and not self.transport.is_closing():
             self._head_is_pending()
 
     def on_headers_complete(self) -> None:
@@ -76,7 +80,7 @@ class FunctionProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, unless its connection is closing already."""
-        if not self.transport.is_closing():
+        if not self._refused and not self.transport.is_closing():
             self._refuse(RequestError(f"not a valid HTTP/1.1 request: {msg}"))
 
     def _head_size(self) -> int:
@@ -98,11 +102,20 @@ class FunctionProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse(self, error: RequestError) -> None:
+        """Answer and end our half; a sender whose bytes meet a closed socket sees a reset instead of the answer."""
         self._head_is_done()
+        self._refused = True
         app: Any = self.app
-        if self.cycle is None or self.cycle.response_complete:  # else an earlier answer is on its way
-            self.transport.write(app.refusal(error))
-        self.transport.close()
+        if self.cycle is not None and not self.cycle.response_complete:  # an earlier answer is on its way
+            self.transport.close()
+            return
+        self.transport.write(app.refusal(error))
+        self.transport.write_eof()
+        self._head_timer = self.loop.call_later(DISCARD_SECONDS_MAX, self.transport.close)
+
+    def _discard(self) -> None:
+        if self._head_bytes > DISCARD_BYTES_MAX:
+            self.transport.close()
 
 
 class ShortLine:
