@@ -211,3 +211,18 @@ async def test_chosen_outputs_and_unknown_headers_are_taken(client: PoolClient) 
         "identity_fp32", FP32, {"x": [1.0]}, timeout_s=PATIENCE_S, outputs=["y"], headers=trace, request_id='a"ü\n'
     )
     assert out["y"].tolist() == [1.0]
+
+
+async def test_calls_joined_on_the_wire_get_their_own_rows_back(triton_server: TritonAddress) -> None:
+    client = PoolClient([triton_server.http], batching=True)
+    signature = await client.signature("batching_identity")
+    rows = [np.full((number % 5 + 1, 256), number, np.float32) for number in range(100)]
+
+    async def one(sent: np.ndarray) -> bool:
+        out = await client.infer("batching_identity", signature, {"x": sent}, timeout_s=PATIENCE_S)
+        return np.array_equal(out["y"].numpy(), sent)
+
+    assert all(await asyncio.gather(*map(one, rows)))
+    assert client.counters.batches >= 1
+    assert client.counters.errors == {}
+    await client.close()

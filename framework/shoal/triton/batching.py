@@ -76,6 +76,11 @@ class Batcher:
         finally:
             self._leave(key, lane)
 
+    async def drain(self) -> None:
+        """Wait until no batch is on the wire; ends soon once ``run`` refuses."""
+        while self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+
     async def _wait(self, lane: _Lane, request: InferRequest, rows: int, deadline: float) -> Outputs:
         loop = asyncio.get_running_loop()
         member = _Member(request, rows, deadline, loop.create_future())

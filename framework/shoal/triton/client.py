@@ -124,6 +124,8 @@ class PoolClient:
         self._closed = True
         for replica in self._replicas:
             replica.close()
+        if self._batcher is not None:
+            await self._batcher.drain()
         await asyncio.sleep(0)  # lets the transports end within this loop
 
     async def _run(self, request: InferRequest, deadline: float) -> dict[str, Tensor]:
@@ -140,7 +142,7 @@ class PoolClient:
 
     def _plan(self, model: str, signature: Signature) -> Plan:
         plan = self._plans.get(model)
-        if plan is None or plan.codec.signature is not signature:
+        if plan is None or not plan.codec.serves(signature):
             if len(self._plans) >= MODELS_PER_FUNCTION_MAX * 2:
                 self._plans.clear()
             plan = self._plans[model] = Plan(model, Codec(model, signature))

@@ -86,6 +86,15 @@ class Codec:
         self._tails: dict[Any, str] = {}
         self._layouts: dict[Any, _Layout] = {}
 
+    def serves(self, signature: Signature) -> bool:
+        """Whether this codec was made for an equal signature; the same object is recognised without comparing."""
+        if signature is self.signature:
+            return True
+        if signature == self.signature:
+            self.signature = signature
+            return True
+        return False
+
     def encode(self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> Call:
         """Check ``inputs`` (name -> array, buffer, nested list or Tensor) against the model and make a call.
 

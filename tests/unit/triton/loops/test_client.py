@@ -375,6 +375,17 @@ async def test_the_answer_to_another_request_is_refused(server: ScriptedServer, 
         await call(connect(server), request_id="mine")
 
 
+async def test_a_model_whose_signature_changed_is_encoded_anew(server: ScriptedServer, connect: Connect) -> None:
+    client = connect(server)
+    await call(client)
+    same = Signature(SIGNATURE.inputs, SIGNATURE.outputs)
+    other = Signature((TensorSpec("x", "INT32", (-1,)),), (TensorSpec("y", "INT32", (-1,)),))
+    for signature in (same, other, SIGNATURE):
+        await client.infer("m", signature, {"x": [1]}, timeout_s=PATIENCE_S)
+    datatypes = [seen.header["inputs"][0]["datatype"] for seen in server.seen]
+    assert datatypes == ["FP32", "FP32", "INT32", "FP32"]
+
+
 async def test_outputs_can_be_chosen(server: ScriptedServer, connect: Connect) -> None:
     await call(connect(server), outputs=["y"])
     header = server.seen[0].header
