@@ -20,7 +20,7 @@ from typing import Any, Final
 from shoal.core import limits
 from shoal.core.clock import Clock, SystemClock
 from shoal.core.errors import DeployError, NotRunningError, ShoalError
-from shoal.platform.local import documents, logfiles, sockets
+from shoal.platform.local import documents, logfiles, proctree, sockets
 from shoal.platform.local.control import Follower, call
 from shoal.platform.local.instances import Instances
 from shoal.platform.local.layout import Home
@@ -92,6 +92,7 @@ class Engine:
         await self.parts["gateway"].stop()
         await self.instances.end(_END_SECONDS)
         await self.parts["pool"].stop()
+        self._end_orphans()
         self.state.close()
 
     # What the control API offers.
@@ -319,14 +320,23 @@ class Engine:
         elif self.fake_pool:
             argv.append("--fake")
         command = Command(argv, {**os.environ, "PYTHONUNBUFFERED": "1"}, self.home.log(name), self.home.root, fds)
-        control = self.home.socket(name)
         return Supervised(
             name,
             command,
             self.clock,
-            prepare=lambda: control.unlink(missing_ok=True),
+            prepare=lambda: self._prepare(name),
             started=self.followers[name].poke,
         )
+
+    def _prepare(self, name: str) -> None:
+        """Clear what the last process of a part left behind, before the next starts."""
+        self.home.socket(name).unlink(missing_ok=True)
+        if name == "pool":
+            self._end_orphans()
+
+    def _end_orphans(self) -> None:
+        for pid in proctree.end_orphans(self.home.run, os.getpid()):
+            log.warning("ended process %d, which a dead inference server left", pid)
 
     def _component(self, name: str, pool: Mapping[str, Any]) -> Component:
         part, follower = self.parts[name], self.followers[name]
@@ -365,6 +375,7 @@ class Engine:
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+            self._end_orphans()
             for path in self.home.logs.glob("*.log"):
                 await asyncio.to_thread(logfiles.rotate, path)
             if self.followers["pool"].up_to_date:

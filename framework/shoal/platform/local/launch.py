@@ -12,12 +12,11 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
 from shoal.core.errors import ConflictError, NotRunningError, PlatformError
 from shoal.core.problems import from_problem
-from shoal.platform.local import logfiles, unixhttp
+from shoal.platform.local import logfiles, proctree, unixhttp
 from shoal.platform.local.layout import Home
 from shoal.platform.local.processes import die_with
 
@@ -70,15 +69,15 @@ def stop(home: Home) -> bool:
     if not is_alive(home):
         return False
     node = _node_pid(home)
-    family = _family(node)
+    family = proctree.family(node)
     with suppress(NotRunningError):
         unixhttp.call(home.socket("node"), "POST", "/v1/stop", timeout_s=KILL_SECONDS_MAX)
     if not _until(lambda: not is_alive(home), STOP_SECONDS_MAX):
         _end(node, signal.SIGTERM)
         if not _until(lambda: not is_alive(home), KILL_SECONDS_MAX):
             _end(node, signal.SIGKILL)
-    if not _until(lambda: not any(_same(pid, born) for pid, born in family.items()), KILL_SECONDS_MAX):
-        left = [pid for pid, born in family.items() if _same(pid, born)]
+    if not _until(lambda: not any(proctree.same(pid, born) for pid, born in family.items()), KILL_SECONDS_MAX):
+        left = [pid for pid, born in family.items() if proctree.same(pid, born)]
         raise PlatformError(f"processes of the platform are still there: {left}")
     return True
 
@@ -115,35 +114,6 @@ def _node_pid(home: Home) -> int:
         return int(json.loads(home.card.read_text())["pid"])
     except (OSError, ValueError, KeyError):
         return 0
-
-
-def _family(root: int) -> dict[int, str]:
-    """List a process and all below it, each with the moment it was born, which tells it from a later namesake."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
-            children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found: dict[int, str] = {}
-    waiting = [root] if root else []
-    while waiting:
-        pid = waiting.pop()
-        if fields := _stat(pid):
-            found[pid] = fields[19]
-            waiting += children.get(pid, [])
-    return found
-
-
-def _stat(pid: int) -> list[str]:
-    """Give /proc/PID/stat from the state on (index 1: parent, 19: time of birth); empty when there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _same(pid: int, born: str) -> bool:
-    fields = _stat(pid)
-    return bool(fields) and fields[19] == born and fields[0] != "Z"
 
 
 def _end(pid: int, number: signal.Signals) -> None:
