@@ -175,9 +175,10 @@ class Agent:
             except ShoalError as error:
                 self._note("error", error.message)
                 await self._tell(error)
-            steady = self._clock.monotonic() - started > limits.POOL_STEADY_SECONDS
-            delay = limits.POOL_RESTART_SECONDS_MIN if steady else min(2 * delay, limits.POOL_RESTART_SECONDS_MAX)
+            if self._clock.monotonic() - started > limits.POOL_STEADY_SECONDS:
+                delay = limits.POOL_RESTART_SECONDS_MIN
             await asyncio.sleep(delay)
+            delay = min(2 * delay, limits.POOL_RESTART_SECONDS_MAX)
 
     async def close(self) -> None:
         """End the server."""
@@ -194,10 +195,11 @@ class Agent:
     async def _tell(self, error: ShoalError | None) -> None:
         async with self._up:
             self._ready, self._error = error is None, error
+            if error is not None:
+                self._models, self._stubs = {}, {}  # what a server held went with it
             self._up.notify_all()
 
     async def _bring_up(self) -> None:
-        self._models, self._stubs = {}, {}
         self._starts += 1
         await self._server.up()
         if self._control is None:

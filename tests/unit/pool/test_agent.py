@@ -171,6 +171,47 @@ async def test_a_server_that_stops_answering_is_killed_and_replaced(tmp_path: Pa
         assert server.kills == 1
 
 
+async def test_models_of_a_server_that_died_are_not_called_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "POOL_RESTART_SECONDS_MIN", 60.0)
+    server = Scripted()
+    async with agent_of(server, tmp_path) as agent:
+        await agent.want(["a--1"])
+        server.running = False
+        await until(lambda: not agent.status()["ready"])
+        assert agent.models() == {"a--1": {"state": "LOADING", "reason": ""}}
+        assert "ended" in agent.status()["reason"]
+
+
+async def test_restarts_wait_longer_each_time_until_a_server_stays_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shoal.core.clock import FakeClock
+    from shoal.pool import agent as module
+
+    waits: list[float] = []
+    clock, sleep = FakeClock(), asyncio.sleep
+
+    async def sleeping(seconds: float) -> None:
+        waits.append(seconds)
+        clock.advance(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(limits, "POOL_RESTART_SECONDS_MIN", 1.0)
+    monkeypatch.setattr(limits, "POOL_RESTART_SECONDS_MAX", 5.0)
+    monkeypatch.setattr(module.asyncio, "sleep", sleeping)
+    server = Scripted()
+    server.up_error = PoolError("no")
+    agent = Agent(server, lambda address: server, tmp_path, clock=clock)
+    life = asyncio.create_task(agent.run())
+    while len(waits) < 5:
+        await sleep(0)
+    life.cancel()
+    await asyncio.gather(life, return_exceptions=True)
+    assert waits[:5] == [1.0, 2.0, 4.0, 5.0, 5.0]
+
+
 async def test_a_short_silence_is_forgiven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
     server = Scripted()
