@@ -70,7 +70,7 @@ wheel-test: setup ## Build the wheel, install it alone in a new environment, ser
 
 .PHONY: bench
 bench: setup ## Measure against the alternatives, interleaved, into bench/results
-	$(BIN)/python tests/perf/bench.py $(ARGS)
+	PYTHONPATH=tests $(BIN)/python tests/perf/bench.py $(ARGS)
 
 .PHONY: lock
 lock: $(VENV)/.installed ## Resolve the dependencies again (after a change in pyproject.toml)

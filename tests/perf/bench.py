@@ -28,7 +28,7 @@ def report(comparisons: list[Comparison], stolen: float) -> str:
     lines = [
         f"# Results of {time.strftime('%Y-%m-%d')}",
         "",
-        f"Python {platform.python_version()}, {platform.machine()}; the host withheld {stolen:.1f} % of the processor.",
+        f"Python {platform.python_version()}, {platform.machine()}; the host withheld {stolen:.1f} % of the time.",
         "Median over interleaved rounds; ± is half the distance between the quartiles. A ratio is ours over the",
         "other, the median of the rounds' ratios. Absolute figures say nothing about another machine.",
     ]

@@ -1,7 +1,7 @@
 """One handler, one small model, one real Triton: shoal's client against tritonclient's asyncio gRPC client.
 
-Both handlers run on shoal's runtime and the model only copies its input, so what differs is the client. The function
-has one core; Triton and the load generator share the other.
+Both handlers run on shoal's runtime and the model only copies its input, so what differs is the client. The
+function has one core; Triton and the load generator share the other.
 """
 
 from __future__ import annotations
@@ -16,12 +16,9 @@ from pathlib import Path
 import bench_servers
 from bench_core import Comparison, Row, interleave
 from bench_servers import Server
-from shoal.triton.control import GrpcControl
 
-from shoal.pool.environment import prepare
-from shoal.pool.server import TritonServer
+from helpers_triton import TritonAddress, running, write_model
 
-MODELS = Path(__file__).resolve().parents[1] / "triton_models"
 MODEL = "batching_identity"
 BODY = struct.pack("<256f", *(n / 256 for n in range(256)))
 OURS, THEIRS = "shoal", "tritonclient.grpc.aio"
@@ -46,29 +43,24 @@ def bench_model(rounds: int, seconds: int) -> list[Comparison]:
 
 
 @contextmanager
-def triton() -> Iterator[TritonServer]:
+def triton() -> Iterator[TritonAddress]:
     """Run a real Triton with the one model, on the load generator's core."""
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        server = TritonServer(prepare(), repository=MODELS, state=work, log=work / "triton.log")
-        os.sched_setaffinity(0, {int(bench_servers.LOAD_CORE)})
-        try:
-            server.start()
-            server.wait_ready()
+        home = Path(folder)
+        write_model(home / "models", MODEL, "identity", dim=256, max_batch_size=64)
+        os.sched_setaffinity(0, {int(bench_servers.LOAD_CORE)})  # children inherit it
+        with running(home, [MODEL]) as server:
             os.sched_setaffinity(0, range(os.cpu_count() or 1))
-            GrpcControl(server.grpc).load(MODEL)
             yield server
-        finally:
-            server.stop()
 
 
-def shoal_model(server: TritonServer) -> Server:
+def shoal_model(server: TritonAddress) -> Server:
     """The handler that calls through shoal."""
     models = {"SHOAL_MODELS": f'{{"{MODEL}": "{MODEL}"}}', "SHOAL_POOL": server.http}
     return binary(bench_servers.shoal_function("shoal_model", **models))
 
 
-def grpc_model(server: TritonServer) -> Server:
+def grpc_model(server: TritonAddress) -> Server:
     """The handler that calls through tritonclient."""
     return binary(bench_servers.shoal_function("grpc_model", BENCH_TRITON_GRPC=server.grpc))
 
