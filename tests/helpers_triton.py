@@ -28,7 +28,7 @@ backend: "python"
 max_batch_size: {max_batch_size}
 input [ {{ name: "x" data_type: TYPE_{datatype} dims: [ {dim} ] }} ]
 output [ {{ name: "y" data_type: TYPE_{datatype} dims: [ {dim} ] }} ]
-instance_group [ {{ count: 1 kind: KIND_CPU }} ]
+instance_group [ {{ count: {count} kind: KIND_CPU }} ]
 dynamic_batching {{
   default_queue_policy {{
     default_timeout_microseconds: 60000000
@@ -61,13 +61,14 @@ def write_model(
     dim: int = -1,
     max_batch_size: int = 0,
     queue: int = 256,
+    count: int = 1,
 ) -> Path:
     """Add one model whose code is ``triton_models/<source>.py``; give its folder."""
     folder = repository / name
     (folder / "1").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(SOURCES / f"{source}.py", folder / "1" / "model.py")
     dtype = "STRING" if datatype == "BYTES" else datatype
-    config = _CONFIG.format(max_batch_size=max_batch_size, datatype=dtype, dim=dim, queue=queue)
+    config = _CONFIG.format(max_batch_size=max_batch_size, datatype=dtype, dim=dim, queue=queue, count=count)
     (folder / "config.pbtxt").write_text(config)
     return folder
 

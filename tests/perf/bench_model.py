@@ -47,7 +47,7 @@ def triton() -> Iterator[TritonAddress]:
     """Run a real Triton with the one model, on the load generator's core."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        write_model(home / "models", MODEL, "identity", dim=256, max_batch_size=64)
+        write_model(home / "models", MODEL, "identity", dim=256, max_batch_size=64, count=2)
         os.sched_setaffinity(0, {int(bench_servers.LOAD_CORE)})  # children inherit it
         with running(home, [MODEL]) as server:
             os.sched_setaffinity(0, range(os.cpu_count() or 1))

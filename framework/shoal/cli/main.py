@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 _EXTRA = ("click", "rich", "yaml", "pydantic", "pydantic_core", "aiohttp", "watchfiles", "tritonclient", "grpc")
 
@@ -14,6 +15,13 @@ def run() -> None:
     except ModuleNotFoundError as error:
         sys.exit(explain_missing(error))
     root.main()
+
+
+def check_extra() -> None:
+    """Raise ModuleNotFoundError for the first package of the extra that is absent, before any process is started."""
+    for name in _EXTRA:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(name=name)
 
 
 def explain_missing(error: ModuleNotFoundError) -> int:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from shoal.cli import options, progress, terminal
+from shoal.cli.main import check_extra
 from shoal.cli.session import Session, pass_session
 from shoal.cli.text import one_line, table
 from shoal.core.clock import Clock
@@ -38,6 +39,7 @@ def command(session: Session, port: int | None, broker_port: int | None, fake_po
     It listens on loopback only and goes on after this command ends, until 'shoal down'. The pool may still be
     starting then: a deployment that needs a model waits for it. State and logs are in one folder, SHOAL_HOME.
     """
+    check_extra()
     asked = port is not None or broker_port is not None or fake_pool
     if session.platform.running() and not asked:
         terminal.note("the platform is already up")
