@@ -18,7 +18,7 @@ def run() -> None:
 
 
 def check_extra() -> None:
-    """Raise ModuleNotFoundError for the first package of the extra that is absent, before any process is started."""
+    """Raise ModuleNotFoundError for the first absent package of the extra, before any process is started."""
     for name in _EXTRA:
         if find_spec(name) is None:
             raise ModuleNotFoundError(name=name)
