@@ -31,7 +31,9 @@
         ├── InstanceError         502  a function's instance broke off after it was sent the request
         ├── StoreError            503  the event store cannot keep it (disk full, database locked); temporary
         ├── ConflictError         409  the state changed meanwhile, or the name is taken
-        └── DeployError           500  a deployment ended without a ready revision; carries the one reason
+        ├── DeployError           500  a deployment ended without a ready revision; carries the one reason
+        ├── ImageError            500  an image cannot be made from what there is
+        └── RegistryError         502  an image registry refused, or did not answer
 
 A message says what, the value and the rule; ``hint`` is the next command or edit. ``temporary`` tells a caller
 whether the same call may succeed later.
@@ -255,3 +257,13 @@ class ConflictError(PlatformError):
 
 class DeployError(PlatformError):
     """A deployment ended without a ready revision; the message is the one reason."""
+
+
+class ImageError(PlatformError):
+    """An image cannot be made: a base that is damaged or unsafe, a build step that failed."""
+
+
+class RegistryError(PlatformError):
+    """An image registry refused a request, or answered nothing usable."""
+
+    status = 502

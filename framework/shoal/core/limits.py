@@ -149,3 +149,20 @@ CONTROL_SECONDS_MAX: Final = 30.0  # one call between the platform's processes, 
 MODEL_LOAD_SECONDS_MAX: Final = 600.0  # the pool's first start prepares an environment
 READY_SECONDS_MAX: Final = 60.0  # a function instance from its start to its first answer
 DESCRIBE_SECONDS_MAX: Final = 60.0  # importing a handler to see what it declares
+
+# Images.
+IMAGE_LAYERS_MAX: Final = 100  # overlayfs takes 128 with what the runtime adds
+IMAGE_FILES_MAX: Final = 500_000  # in all layers of one image
+IMAGE_UNPACKED_BYTES_MAX: Final = 16 * 2**30  # in all layers of one image: CUDA bases have 8 GiB
+IMAGE_NAME_BYTES_MAX: Final = 4_000  # one path in a layer; Linux takes 4096
+MANIFEST_BYTES_MAX: Final = 4 * 2**20  # one manifest or configuration, as registries limit them
+REQUIREMENTS_BYTES_MAX: Final = 2 * 2**20  # one lock file
+REQUIREMENTS_MAX: Final = 500  # packages of one function
+COMPILE_SECONDS_MAX: Final = 300.0  # bytecode of one layer
+APT_SECONDS_MAX: Final = 300.0  # one download of packages for a base
+REGISTRY_SILENCE_SECONDS_MAX: Final = 60.0  # between two pieces of an answer
+REGISTRY_ATTEMPTS_MAX: Final = 4  # at one request, while the registry fails or is away
+REGISTRY_BACKOFF_SECONDS_MIN: Final = 0.2  # before the second attempt, doubling
+REGISTRY_REDIRECTS_MAX: Final = 3
+REGISTRY_ANSWER_BYTES_MAX: Final = 4 * 2**20  # any answer but a blob
+CREDENTIAL_SECONDS_MAX: Final = 20.0  # one call of a credential helper
