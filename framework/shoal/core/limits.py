@@ -90,6 +90,23 @@ POOL_MODELS_MAX: Final = 200  # models one pool may be asked to hold
 MODEL_FILES_MAX: Final = 1_000  # files of one model version
 MODEL_CONFIG_BYTES_MAX: Final = 1 * 2**20  # one config.pbtxt
 
+# Pool on a cluster: the agent in each pod.
+LEASES_BYTES_MAX: Final = 1 * 2**20  # one object's data; Kubernetes takes no more
+WATCH_SECONDS_MAX: Final = 300.0  # one watch of the Kubernetes API; then a new one from where it ended
+WATCH_SILENCE_SECONDS_MAX: Final = 330.0  # without a line on a watch: the connection is taken for dead
+API_CALL_SECONDS_MAX: Final = 15.0  # any other call of the Kubernetes API
+API_RETRY_SECONDS_MIN: Final = 0.5  # after the Kubernetes API failed, doubling
+API_RETRY_SECONDS_MAX: Final = 30.0
+STATUS_TICK_SECONDS: Final = 0.5  # between two looks at whether there is something new to report
+STATUS_REASON_CHARS_MAX: Final = 500  # of a model's reason: all pods' reports share one object
+LEASE_RETRY_SECONDS_MIN: Final = 5.0  # before models that FAILED are tried again, doubling
+LEASE_RETRY_SECONDS_MAX: Final = 300.0
+MODEL_BYTES_MAX: Final = 64 * 2**30  # all files of one model version
+MODEL_MANIFEST_BYTES_MAX: Final = 4 * 2**20  # a registry's own limit for one manifest
+MODEL_PULL_SECONDS_MAX: Final = 1_800.0  # one file from the registry
+MODEL_PULL_SILENCE_SECONDS_MAX: Final = 60.0  # without a byte of it
+MODELS_KEPT_MAX: Final = 8  # versions that no lease names any more and whose files stay, for a quick way back
+
 # Specification files: written by hand, so anything larger is a mistake.
 SPEC_BYTES_MAX: Final = 64 * 2**10  # one function.yaml
 SPEC_DEPTH_MAX: Final = 12  # nested lists and mappings
@@ -166,3 +183,21 @@ REGISTRY_BACKOFF_SECONDS_MIN: Final = 0.2  # before the second attempt, doubling
 REGISTRY_REDIRECTS_MAX: Final = 3
 REGISTRY_ANSWER_BYTES_MAX: Final = 4 * 2**20  # any answer but a blob
 CREDENTIAL_SECONDS_MAX: Final = 20.0  # one call of a credential helper
+
+# Cluster.
+CLUSTER_CONNECT_SECONDS_MAX: Final = 5.0  # to the API server
+CLUSTER_CALL_SECONDS_MAX: Final = 30.0  # one call to it, a watch or a log apart
+CLUSTER_ANSWER_BYTES_MAX: Final = 64 * 2**20  # one answer of it
+CLUSTER_PAGE: Final = 500  # objects in one page of a list
+CLUSTER_OBJECTS_MAX: Final = 20_000  # objects of one list
+CLUSTER_RESYNC_SECONDS: Final = 1.0  # a watch is given up for a fresh look after this long
+CLUSTER_READY_SECONDS_MAX: Final = 180.0  # a revision from its creation to ready, when nothing says it will not be
+CLUSTER_DELETE_SECONDS_MAX: Final = 120.0  # until what a function consists of is gone, draining pods apart
+CLUSTER_VERDICT_SECONDS: Final = 45.0  # what may pass by itself (no node, a failing probe) is final after this
+CLUSTER_EVENTS_MAX: Final = 200  # events read for one verdict
+CLUSTER_LOG_LINES_MAX: Final = 20  # of a container that died, read for the reason
+CLUSTER_FOLLOWED_PODS_MAX: Final = 50  # whose logs are followed at once
+CLUSTER_TIMEOUT_SECONDS_MIN: Final = 60  # of a revision: Knative's own drain takes 30 s of it
+CLUSTER_WINDOW_SECONDS_MIN: Final = 6.0  # Knative's lower bound for the autoscaler's window
+CLUSTER_PUBLISH_SECONDS_MAX: Final = 300.0  # a broker on an in-memory channel answers after all its subscribers
+CLUSTER_HISTORY_MAX: Final = 20  # splits remembered in an annotation of at most 256 KiB

@@ -155,7 +155,7 @@ class TritonServer:
 
     def stubs(self) -> dict[str, int]:
         """Count the live Python stubs of each model; one that died leaves its model READY, each call failing."""
-        return dict(Counter(filter(None, map(_stub_model, _children(self.pid)))))
+        return stubs_of(self.pid)
 
     def log_end(self, lines: int = _LOG_LINES_SHOWN) -> str:
         """Give the last lines of the log that say something went wrong, else the last lines."""
@@ -201,6 +201,11 @@ class TritonServer:
             )
         except OSError as error:
             raise PoolError(f"the Triton server does not start: {error}") from error
+
+
+def stubs_of(pid: int) -> dict[str, int]:
+    """Count the live Python stubs below the Triton process ``pid``, by model; none when it is gone."""
+    return dict(Counter(filter(None, map(_stub_model, _children(pid)))))
 
 
 def sweep_shared_memory() -> None:
