@@ -36,6 +36,7 @@ APP: Final = "app"
 RUNTIME_AT: Final = "opt/shoal/runtime"
 _DATA_PLANE: Final = ("core", "triton", "runtime")  # what a function's process imports of shoal
 _PORT: Final = 8080
+_PYTHON_MIN: Final[Version] = (3, 11)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ def build(
     """
     if base.python is None:
         raise UsageError("the base image has no Python (/usr/bin/python3.N or /usr/local/bin/python3.N)")
+    if base.python < _PYTHON_MIN:
+        raise UsageError(f"the base image has Python {base.python[0]}.{base.python[1]}; shoal needs 3.11 or later")
     work = _Building(folder.resolve(), spec, base, base.python, BlobStore(cache / "images"), mtime, report)
     own, runtime = dependencies.function_pins(work.folder), dependencies.runtime_pins()
     own = _own(own, runtime)
@@ -176,6 +179,11 @@ def _data_plane(package: Path) -> Iterator[Entry]:
 
 def _function(work: _Building) -> None:
     entries = function_entries(work.folder, APP)
+    if f"{APP}/{work.spec.handler}" not in {entry.path for entry in entries}:
+        raise UsageError(
+            f"the handler {work.spec.handler!r} would not be in the image: tests and names like .x are not",
+            hint="call it handler.py",
+        )
     work.layer(
         "function", _content_key(work, entries), lambda scratch: with_bytecode(entries, work.python, scratch)
     )

@@ -58,6 +58,7 @@ _PASSWD: Final = (
     b"shoal:x:65532:65532:shoal:/tmp:/usr/sbin/nologin\n"
 )
 _GROUP: Final = b"root:x:0:\nnogroup:x:65534:\nshoal:x:65532:\n"
+_APT_STATE: Final = (Path("/var/lib/apt/lists"), Path("/etc/apt"), Path("/var/lib/dpkg/status"))
 _URI: Final = re.compile(r"'[^']*' (\S+) (\d+) (\S+)")
 _CERTIFICATES: Final = "etc/ssl/certs/ca-certificates.crt"
 
@@ -75,12 +76,17 @@ def from_debian(store: BlobStore, *, mtime: int = 0) -> Blob:
 
     Raises UsageError where apt is missing or has no lists, ImageError when a step fails.
     """
-    packages = wanted()
+    packages = _wanted_now(store)
     key = _key([(package.file, package.digest) for package in packages], mtime)
 
     def make(scratch: Path) -> Iterator[Entry]:
         (scratch / "packages").mkdir()
         _apt(["apt-get", "download", "-qq", *sorted(closure(_ROOTS))], scratch / "packages")
+        got = {file_digest(file) for file in (scratch / "packages").iterdir()}
+        if got != {package.digest for package in packages}:
+            raise ImageError(
+                "apt's lists changed while packages were downloaded", hint="run the same command again"
+            )
         return rootfs_entries(scratch / "packages", scratch)
 
     layer, _ = cached_layer(store, key, make, mtime=mtime)
@@ -95,6 +101,22 @@ def from_packages(folder: Path, store: BlobStore, *, mtime: int = 0) -> Blob:
     key = _key([(file.name, file_digest(file)) for file in files], mtime)
     layer, _ = cached_layer(store, key, lambda scratch: rootfs_entries(folder, scratch), mtime=mtime)
     return _manifest(layer, store, mtime)
+
+
+def _wanted_now(store: BlobStore) -> list[Package]:
+    """Give what apt would download, asking it (seconds) only after something it decides by has changed."""
+    parts = [
+        (str(path), f"{found.st_size} {found.st_mtime_ns}")
+        for place in _APT_STATE
+        for path in (sorted(place.rglob("*")) if place.is_dir() else [place])
+        if path.is_file() and (found := path.stat())
+    ]
+    key = f"apt-{parts_digest([*parts, ('roots', repr((_ROOTS, sorted(_NOT_WANTED))))])[:32]}"
+    if (known := store.record(key)) is not None and shutil.which("dpkg-deb"):
+        return [Package(file, digest) for file, digest in known["packages"]]
+    found_now = wanted()
+    store.note(key, {"packages": [[package.file, package.digest] for package in found_now]})
+    return found_now
 
 
 def wanted() -> list[Package]:

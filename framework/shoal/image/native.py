@@ -23,6 +23,7 @@ from shoal.image.requirements import Pin
 BUILD_LOCK: Final = "build-requirements.lock"
 _PASSED_ON: Final = (
     "PATH", "HOME", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "PIP_INDEX_URL", "PIP_CERT", "PIP_CONFIG_FILE",
+    "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX",
     "SSL_CERT_FILE", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
 )  # fmt: skip
 # A wheel is a zip file: it cannot hold a time before 1980.
