@@ -30,6 +30,7 @@
         ├── NotRunningError       503  the platform (or one of its processes) is not up
         ├── InstanceError         502  a function's instance broke off after it was sent the request
         ├── StoreError            503  the event store cannot keep it (disk full, database locked); temporary
+        ├── ForbiddenError        403  whoever runs shoal may not do that on the cluster
         ├── ConflictError         409  the state changed meanwhile, or the name is taken
         ├── DeployError           500  a deployment ended without a ready revision; carries the one reason
         ├── ImageError            500  an image cannot be made from what there is
@@ -247,6 +248,12 @@ class StoreError(PlatformError):
 
     status = 503
     temporary = True
+
+
+class ForbiddenError(PlatformError):
+    """The cluster does not let this user do that; the message names the verb and the resource."""
+
+    status = 403
 
 
 class ConflictError(PlatformError):

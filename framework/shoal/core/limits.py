@@ -204,5 +204,6 @@ CLUSTER_LOG_LINES_MAX: Final = 20  # of a container that died, read for the reas
 CLUSTER_FOLLOWED_PODS_MAX: Final = 50  # whose logs are followed at once
 CLUSTER_TIMEOUT_SECONDS_MIN: Final = 60  # of a revision: Knative's own drain takes 30 s of it
 CLUSTER_WINDOW_SECONDS_MIN: Final = 6.0  # Knative's lower bound for the autoscaler's window
+CLUSTER_LOG_QUEUE_MAX: Final = 1_000  # lines read and not yet asked for
 CLUSTER_PUBLISH_SECONDS_MAX: Final = 300.0  # a broker on an in-memory channel answers after all its subscribers
 CLUSTER_HISTORY_MAX: Final = 20  # splits remembered in an annotation of at most 256 KiB

@@ -39,6 +39,9 @@ FROM_FILE: Final = {"file": True}  # validation context: a bare number is then n
 _ATTRIBUTE = re.compile(r"[a-z0-9]{1,20}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RESERVED = re.compile(r"PORT|HOST|K_.*|SHOAL_.*")
+_OBJECT = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"  # a ConfigMap's or a Secret's name
+_CPU = r"^([0-9]{1,6}m|[0-9]{1,3}(\.[0-9]{1,3})?)$"
+_MEMORY = r"^[0-9]{1,6}(Ki|Mi|Gi)$"
 
 
 def _rule(message: str, *, key: str = "") -> PydanticCustomError:
@@ -164,6 +167,32 @@ class Scale(_Part):
         return self
 
 
+class EnvFrom(_Part):
+    """A ConfigMap or a Secret whose keys become variables; by name only, a value never stands in a file."""
+
+    config_map: str = Field(
+        default="", validation_alias="configMap", pattern=_OBJECT, description="The ConfigMap's name."
+    )
+    secret: str = Field(default="", pattern=_OBJECT, description="The Secret's name.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if bool(self.config_map) == bool(self.secret):
+            raise _rule("name either a configMap or a secret")
+        return self
+
+
+class Resources(_Part):
+    """What one instance is promised on a cluster, and what it may use at most; in Kubernetes' units."""
+
+    cpu: str = Field(default="100m", pattern=_CPU, description="Processor promised: 100m is a tenth of a core.")
+    memory: str = Field(default="128Mi", pattern=_MEMORY, description="Memory promised.")
+    cpu_max: str = Field(default="2", validation_alias="cpuMax", pattern=_CPU, description="Processor at most.")
+    memory_max: str = Field(
+        default="1Gi", validation_alias="memoryMax", pattern=_MEMORY, description="Memory at most; past it: killed."
+    )
+
+
 class FunctionSpec(_Part):
     """One function as its folder describes it."""
 
@@ -192,6 +221,13 @@ class FunctionSpec(_Part):
     )
     scale: Scale = Field(default_factory=lambda: Scale(), description="How many instances run.")
     env: Mapping[str, str] = Field(default_factory=dict, description="Environment of the function's process.")
+    env_from: tuple[EnvFrom, ...] = Field(
+        default=(),
+        strict=False,
+        validation_alias="envFrom",
+        description="ConfigMaps and Secrets of the cluster whose keys become variables.",
+    )
+    resources: Resources = Field(default_factory=lambda: Resources(), description="On a cluster.")
     triggers: tuple[Trigger, ...] | None = Field(
         default=None,
         strict=False,
@@ -226,6 +262,13 @@ class FunctionSpec(_Part):
             raise _rule(f"{len(value)} variables: {limits.ENV_VARIABLES_MAX} at most")
         for name, text in value.items():
             _check_variable(name, text)
+        return value
+
+    @field_validator("env_from")
+    @classmethod
+    def _few_sources(cls, value: tuple[EnvFrom, ...]) -> tuple[EnvFrom, ...]:
+        if len(value) > limits.ENV_SOURCES_MAX:
+            raise _rule(f"{len(value)} sources: {limits.ENV_SOURCES_MAX} at most")
         return value
 
     @field_validator("triggers")
