@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,14 +35,17 @@ PORT: Final = 8003  # /live and /ready, for the kubelet
 KEY: Final = Path("/run/shoal/key")
 MODELS: Final = Path("/models")
 
+Log = Callable[[str, str], None]  # level, message
+
 
 @dataclass(slots=True)
 class Keeper:
-    """Holds one pod's models to the leases: ``lead`` is told what is wanted, ``models`` says how it stands."""
+    """Holds one pod's models to the leases: ``attain`` is told what is wanted, ``models`` says how it stands."""
 
     agent: Agent
     puller: Puller
     ready: bool = False  # every model that was leased at the start has been tried
+    known: asyncio.Event = field(default_factory=asyncio.Event)  # the agent has been told what is wanted
     _failed: dict[str, ShoalError] = field(default_factory=dict)
     _wanted: frozenset[str] = frozenset()
 
@@ -56,14 +59,33 @@ class Keeper:
         """Try once to hold exactly these versions; whether all of them are READY now."""
         self._wanted = versions
         self._failed = {name: error for name, error in self._failed.items() if name in versions}
-        self._failed = await pull_all(versions, self.puller.pull)
-        states = await self.agent.want(versions.difference(self._failed))
+        try:
+            await self._want(versions.intersection(self.puller.held()))  # before waiting for what must be pulled
+            self._failed = await pull_all(versions, self.puller.pull)
+            states = await self._want(versions.difference(self._failed))
+        except ShoalError as error:
+            self._failed |= dict.fromkeys(versions, error)
+            raise
         self.puller.forget(versions)
         self.ready = True
         return not self._failed and all(one["state"] == "READY" for one in states.values())
 
+    async def run(self) -> None:
+        """Keep the server's models as wanted, for ever; not before it is known what is.
 
-async def keep(keeper: Keeper, leases: AsyncIterator[Mapping[str, str]], log: Any) -> None:
+        Else an agent that starts anew beside a server that never stopped would take all its models away.
+        """
+        await self.known.wait()
+        await self.agent.run()
+
+    async def _want(self, versions: frozenset[str]) -> dict[str, dict[str, str]]:
+        asked = asyncio.create_task(self.agent.want(versions))
+        await asyncio.sleep(0)  # lets it take note of the set; only then may the agent begin
+        self.known.set()
+        return await asked
+
+
+async def keep(keeper: Keeper, leases: AsyncIterator[Mapping[str, str]], log: Log) -> None:
     """Follow the leases for ever; what FAILED is tried again, ever less often, until the leases change."""
     changes: asyncio.Queue[frozenset[str]] = asyncio.Queue()
 
@@ -79,23 +101,25 @@ async def keep(keeper: Keeper, leases: AsyncIterator[Mapping[str, str]], log: An
         tasks.create_task(_follow(keeper, changes, log))
 
 
-async def _follow(keeper: Keeper, changes: asyncio.Queue[frozenset[str]], log: Any) -> None:
-    versions = await changes.get()
+async def _follow(keeper: Keeper, changes: asyncio.Queue[frozenset[str]], log: Log) -> None:
+    versions, delay = await _newest(changes), limits.LEASE_RETRY_SECONDS_MIN
     while True:
-        delay = limits.LEASE_RETRY_SECONDS_MIN
-        while not await _attained(keeper, versions, log) and changes.empty():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay):
-                    versions = await changes.get()
-                    break
+        attained = await _attained(keeper, versions, log)
+        try:
+            async with asyncio.timeout(None if attained else delay):
+                versions, delay = await _newest(changes), limits.LEASE_RETRY_SECONDS_MIN
+        except TimeoutError:
             delay = min(2 * delay, limits.LEASE_RETRY_SECONDS_MAX)
-        else:
-            versions = await changes.get()
-        while not changes.empty():  # only the newest counts
-            versions = changes.get_nowait()
 
 
-async def _attained(keeper: Keeper, versions: frozenset[str], log: Any) -> bool:
+async def _newest(changes: asyncio.Queue[frozenset[str]]) -> frozenset[str]:
+    found = await changes.get()
+    while not changes.empty():
+        found = changes.get_nowait()
+    return found
+
+
+async def _attained(keeper: Keeper, versions: frozenset[str], log: Log) -> bool:
     try:
         return await keeper.attain(versions)
     except ShoalError as error:
@@ -103,7 +127,7 @@ async def _attained(keeper: Keeper, versions: frozenset[str], log: Any) -> bool:
         return False
 
 
-async def tell(keeper: Keeper, client: KubeClient, namespace: str, pod: str, log: Any) -> None:
+async def tell(keeper: Keeper, client: KubeClient, namespace: str, pod: str, log: Log) -> None:
     """Report this pod's models whenever they changed, for ever; a report that fails is tried again."""
     told, delay = "", limits.STATUS_TICK_SECONDS
     while True:
@@ -136,7 +160,7 @@ async def _serve() -> None:
     runner = await _probes(keeper)
     async with KubeClient(KubeAccess.in_cluster(), note=_log) as client:
         works = [
-            asyncio.create_task(agent.run()),
+            asyncio.create_task(keeper.run()),
             asyncio.create_task(keep(keeper, client.follow(namespace, LEASES), _log)),
             asyncio.create_task(tell(keeper, client, namespace, pod, _log)),
         ]

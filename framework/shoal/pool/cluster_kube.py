@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 from shoal.core import limits
 from shoal.core.errors import NotRunningError, PlatformError, UsageError
 
 ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where a pod finds its identity
 _MERGE: Final = "application/merge-patch+json"
+
+_FAILURES: Final = (PlatformError, aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError)
 
 Note = Callable[[str, str], None]
 
@@ -89,7 +92,7 @@ class KubeClient:
                         yield changed
             except ExpiredError:
                 version = ""
-            except (PlatformError, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            except _FAILURES as error:
                 version = ""
                 self.note("error", f"following ConfigMap {namespace}/{name}: {error or type(error).__name__}")
                 await asyncio.sleep(delay * (0.5 + self.jitter()))
@@ -116,7 +119,7 @@ class KubeClient:
             f"{self._url(namespace)}/{name}", headers=self._headers(), timeout=timeout
         ) as answer:
             await _check(answer)
-            return _data(await answer.json())
+            return _data(await answer.read())
 
     async def _watch(
         self, namespace: str, name: str, version: str
@@ -136,7 +139,7 @@ class KubeClient:
         ) as answer:
             await _check(answer)
             async for line in answer.content:
-                yield _event(json.loads(line))
+                yield _event(line)
 
     @property
     def _open(self) -> aiohttp.ClientSession:
@@ -152,18 +155,34 @@ class KubeClient:
         return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _event(event: Any) -> tuple[Mapping[str, str] | None, str]:
-    kind, thing = event["type"], event["object"]
-    if kind == "ERROR":
-        if thing.get("code") == 410:
-            raise ExpiredError("the version is too old")
-        raise PlatformError(f"the watch ended: {thing.get('message', thing)!s:.300}")
-    data, version = _data(thing)
+def _event(line: bytes) -> tuple[Mapping[str, str] | None, str]:
+    try:
+        event = json.loads(line)
+        kind, thing = event["type"], event["object"]
+        if kind == "ERROR":
+            raise _ended(thing)
+        data, version = _parts(thing)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise PlatformError(f"a line of the watch is no event: {line[:100]!r}") from None
     return (data if kind in ("ADDED", "MODIFIED") else None), version
 
 
-def _data(thing: Any) -> tuple[Mapping[str, str], str]:
-    return thing.get("data") or {}, thing["metadata"]["resourceVersion"]
+def _ended(status: Any) -> PlatformError:
+    if status.get("code") == 410:
+        return ExpiredError("the version is too old")
+    return PlatformError(f"the watch ended: {status.get('message', status)!s:.300}")
+
+
+def _data(body: bytes) -> tuple[Mapping[str, str], str]:
+    try:
+        return _parts(json.loads(body))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise PlatformError(f"the answer is no ConfigMap: {body[:100]!r}") from None
+
+
+def _parts(thing: Any) -> tuple[Mapping[str, str], str]:
+    data = {str(key): str(value) for key, value in (thing.get("data") or {}).items()}
+    return data, str(thing["metadata"]["resourceVersion"])
 
 
 async def _check(answer: aiohttp.ClientResponse) -> None:
