@@ -52,6 +52,10 @@ deploy: setup ## Deploy a function: make deploy FUNCTION=functions/filetype
 test: setup ## Run every test that needs no cluster, in random order
 	$(BIN)/python -m pytest -n 2 -p randomly -p no:cacheprovider -m "not cluster and not perf" $(ARGS)
 
+.PHONY: test-cluster
+test-cluster: setup ## Run the tests that need a cluster with Knative (KUBECONFIG; docs/cluster.md)
+	$(BIN)/python -m pytest -n 2 -p randomly -p no:cacheprovider -m cluster $(ARGS)
+
 .PHONY: check
 check: setup ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check framework tests functions

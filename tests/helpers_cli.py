@@ -26,7 +26,10 @@ class Shell:
     def session(self) -> Session:
         """A run's session, with a clock and identifiers that do not move by themselves."""
         return Session(
-            clock=self.clock, new_id=lambda: "00000000-0000-4000-8000-000000000001", open=self.platform.open
+            clock=self.clock,
+            new_id=lambda: "00000000-0000-4000-8000-000000000001",
+            open=self.platform.open,
+            choose=lambda session: self.platform.open(home=session.home),
         )
 
     def run(self, *args: str, input: bytes | None = None, env: Mapping[str, str] | None = None) -> Result:

@@ -9,17 +9,22 @@ from pathlib import Path
 
 import pytest
 
+import helpers_cluster
 from helpers_functions import Make, write_function
 from shoal.core.errors import NotFoundError
 from shoal.platform.local.client import LocalPlatform
 from shoal.platform.port import Platform
 
-TARGETS = ["local"]
+TARGETS = ["local", pytest.param("cluster", marks=pytest.mark.cluster)]
 
 
 @pytest.fixture(scope="session", params=TARGETS)
 def platform(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """A running platform; models on it answer from their contract."""
+    """A running platform; on the local one models answer from their contract."""
+    if request.param == "cluster":
+        with helpers_cluster.platform("contract") as cluster:
+            yield cluster
+        return
     home = tmp_path_factory.mktemp(request.param) / "home"
     local = LocalPlatform(home, gateway_port=0, broker_port=0, fake_pool=True, dies_with_caller=True)
     local.up()

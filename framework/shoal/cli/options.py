@@ -39,7 +39,16 @@ def _set(attribute: str) -> Callable[[click.Context, click.Parameter, Any], Any]
 
 
 def common(function: F) -> F:
-    """Add ``--json`` and ``--home``; both end up in the session."""
+    """Add ``--json`` and what says which platform is meant; all end up in the session."""
+    function = _text_option("--namespace", "NAME", "Of the cluster.  [default: the context's]")(function)
+    function = _text_option("--context", "NAME", "Of the kubeconfig.  [default: its current one]")(function)
+    function = click.option(
+        "--target",
+        type=click.Choice(["local", "cluster"]),
+        help="Which platform.  [default: SHOAL_TARGET, then the settings file, then local]",
+        expose_value=False,
+        callback=_set("target"),
+    )(function)
     function = click.option(
         "--home",
         type=click.Path(path_type=Path, file_okay=False),
@@ -57,6 +66,12 @@ def common(function: F) -> F:
         is_eager=True,
         callback=_set("as_json"),
     )(function)
+
+
+def _text_option(flag: str, metavar: str, help_text: str) -> Callable[[F], F]:
+    return click.option(
+        flag, metavar=metavar, help=help_text, expose_value=False, callback=_set(flag.removeprefix("--"))
+    )
 
 
 def function_name(function: F) -> F:

@@ -25,6 +25,7 @@ VERBS: Final = {
     "down": "End the local platform.",
     "new": "Make a folder with a function that works at once.",
     "check": "Check a function's folder without deploying it.",
+    "render": "Print a function's manifests for a cluster.",
     "deploy": "Deploy a function's folder as a revision.",
     "dev": "Deploy a folder again whenever a file in it is saved.",
     "invoke": "Call a function.",

@@ -39,6 +39,17 @@ def open_local(**options: Any) -> LocalPlatform:
     return cast("LocalPlatform", open_platform("local", **options))
 
 
+def open_target(session: Session) -> LocalPlatform:
+    """Open the platform that flags, environment or settings file choose; none of them: this machine's."""
+    from shoal.platform import open_platform
+    from shoal.platform.knative.settings import load
+
+    settings = load(target=session.target, context=session.context, namespace=session.namespace)
+    if settings.target == "local":
+        return session.open(home=session.home)
+    return cast("LocalPlatform", open_platform(settings.target, settings=settings))
+
+
 def watch_folder(folder: Path) -> Iterable[object]:
     """Yield whenever files below ``folder`` may have been saved: at once on a save, else every second."""
     import watchfiles
@@ -51,18 +62,22 @@ class Session:
     """One run of the command line."""
 
     home: Path | None = None
+    target: str = ""  # local or cluster; default: the settings'
+    context: str = ""  # of the kubeconfig
+    namespace: str = ""  # of the cluster
     as_json: bool = False
     function: str = ""  # the function the command names, for advice on a misspelt one
     folder: Path | None = None  # the function's folder the command names
     clock: Clock = field(default_factory=SystemClock)
     new_id: Callable[[], str] = lambda: str(uuid.uuid4())
-    open: Callable[..., LocalPlatform] = open_local
+    open: Callable[..., LocalPlatform] = open_local  # this machine's
+    choose: Callable[[Session], LocalPlatform] = open_target  # the target's
     watch: Callable[[Path], Iterable[object]] = watch_folder
 
     @functools.cached_property
     def platform(self) -> LocalPlatform:
         """The platform, opened on first use."""
-        return self.open(home=self.home)
+        return self.choose(self)
 
 
 pass_session = click.make_pass_decorator(Session)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.spec import schema
-from shoal.spec.function import Delivery, FunctionSpec, Scale, Trigger
+from shoal.spec.function import Delivery, EnvFrom, FunctionSpec, Resources, Scale, Trigger
 
 KEPT = Path(__file__).parents[3] / "docs" / "function.schema.json"
 
@@ -27,9 +27,9 @@ def test_the_module_prints_it() -> None:
 
 def test_it_knows_the_keys_of_the_file_and_no_others() -> None:
     found = schema.schema()
-    keys = "shoal name description handler models timeout concurrency threads scale env triggers"
+    keys = "shoal name description handler models timeout concurrency threads scale env envFrom resources triggers"
     assert set(found["properties"]) == set(keys.split())
-    for model in (FunctionSpec, Delivery, Scale, Trigger):
+    for model in (FunctionSpec, Delivery, EnvFrom, Resources, Scale, Trigger):
         part: dict[str, Any] = found if model is FunctionSpec else found["$defs"][model.__name__]
         assert part["additionalProperties"] is False
 

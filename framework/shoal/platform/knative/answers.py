@@ -60,7 +60,8 @@ def explain(status: int, raw: bytes, asked: Asked) -> ShoalError:
     if status in (400, 413, 422):
         return UsageError(f"the cluster refuses {asked.what} in {asked.where}: {said}")
     kind = NotRunningError if status in (429, 502, 503, 504) else PlatformError
-    return kind(f"cannot {asked.verb} {asked.what} in {asked.where}: {status} {said}")
+    hint = "kubectl get --raw /readyz" if kind is NotRunningError else ""
+    return kind(f"cannot {asked.verb} {asked.what} in {asked.where}: {status} {said}", hint=hint)
 
 
 def unreachable(server: str, where: str, error: BaseException) -> NotRunningError:

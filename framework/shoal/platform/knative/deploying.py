@@ -38,7 +38,7 @@ class Deploying:
     def run(self) -> Iterator[Stage | Deployment]:
         """Go through the stages; raises SpecError, ContractError or DeployError with the one reason."""
         yield from self._stage("check", self._check)
-        if self._wanted():
+        if self.described.wanted(self.spec):
             yield from self._stage("models", self._models)
             yield from self._stage("pool", self._pool)
         made: list[tuple[Plan, Made]] = []
@@ -64,8 +64,8 @@ class Deploying:
         told.append(self.described.summary)
 
     def _models(self, told: list[str]) -> None:
-        wanted = self._wanted()
-        self.versions = self.supply.versions(self.folder, wanted, list(self.described.models))
+        wanted = self.described.wanted(self.spec)
+        self.versions = self.supply.versions(self.folder, wanted, self.described.models)
         self.supply.send_models(self.folder, {model: self.versions[alias] for alias, model in wanted.items()})
         told.append(", ".join(sorted(set(self.versions.values()))))
 
@@ -114,11 +114,6 @@ class Deploying:
 
     def _plan(self, image: str) -> Plan:
         return render.plan(self.spec, image, self.versions, self.described.event_types)
-
-    def _wanted(self) -> dict[str, str]:
-        """Map each alias to a model in the repository: as function.yaml says, else the same name."""
-        declared = [str(model["name"]) for model in self.described.models]
-        return {alias: alias for alias in declared} | dict(self.spec.models or {})
 
     def _stage(self, name: str, work: Callable[[list[str]], object]) -> Iterator[Stage]:
         """Run one stage between its two reports; what it puts into the list is its detail."""

@@ -29,6 +29,10 @@ class Described:
         """The types of its event handlers; "" takes any."""
         return [str(item.get("type") or "") for item in self.handlers if item["kind"] == "event"]
 
+    def wanted(self, spec: FunctionSpec) -> dict[str, str]:
+        """Map each alias to a model in the repository: as function.yaml says, else the same name."""
+        return {str(model["name"]): str(model["name"]) for model in self.models} | dict(spec.models or {})
+
     @property
     def summary(self) -> str:
         """Handlers and models, for people."""

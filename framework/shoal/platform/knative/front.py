@@ -65,7 +65,8 @@ class Gateway:
 
     def _silent(self, address: str, error: Exception) -> NotRunningError:
         reason = str(error) or type(error).__name__
-        hint = "gateway: http://ADDRESS in the settings, or SHOAL_GATEWAY" if not self._settings.gateway else ""
+        set_it = "gateway: http://ADDRESS in the settings, or SHOAL_GATEWAY"
+        hint = "shoal status --target cluster" if self._settings.gateway else set_it
         return NotRunningError(
             f"the gateway {address} does not answer: {reason} ({self._cluster.where})", hint=hint
         )

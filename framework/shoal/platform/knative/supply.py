@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ class Supply(Protocol):
         ...
 
     def versions(
-        self, folder: Path, wanted: Mapping[str, str], declared: list[Mapping[str, Any]]
+        self, folder: Path, wanted: Mapping[str, str], declared: Sequence[Mapping[str, Any]]
     ) -> dict[str, str]:
         """Resolve alias -> model to alias -> exact version, held against what the handler declares."""
         ...
@@ -62,7 +62,7 @@ class Registries:
         return f"{self._settings.pull}/{spec.name}@{image.digest}"
 
     def versions(
-        self, folder: Path, wanted: Mapping[str, str], declared: list[Mapping[str, Any]]
+        self, folder: Path, wanted: Mapping[str, str], declared: Sequence[Mapping[str, Any]]
     ) -> dict[str, str]:
         """Resolve and check; UsageError for a model that is not there, ContractError for a tensor that differs."""
         repository = self._repository(folder, wanted)
