@@ -48,6 +48,14 @@ def layer_names(store: BlobStore, digest: str) -> dict[str, tarfile.TarInfo]:
         return {member.name: member for member in tar}
 
 
+def layer_contents(store: BlobStore, digest: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """Each member of a layer with its bytes, in one pass."""
+    with tarfile.open(store.path(digest), mode="r|gz") as tar:
+        for member in tar:
+            found = tar.extractfile(member) if member.isreg() else None
+            yield member, found.read() if found is not None else b""
+
+
 def layer_file(store: BlobStore, digest: str, name: str) -> bytes:
     """The bytes of one file of a layer."""
     with tarfile.open(store.path(digest)) as tar:
