@@ -116,7 +116,7 @@ class KnativePlatform:
         Requests in flight are finished by pods that may still drain for the function's timeout.
         """
         self._service(name)
-        apply.triggers(self.cluster, name, ())
+        apply.triggers(self.cluster, name, (), self._clock)
         self.cluster.delete(objects.SERVICE, name)
         waiting.gone(self.cluster, name, self._clock)
         leases.end(self.cluster, name)
@@ -161,6 +161,6 @@ class KnativePlatform:
         known = {name_of(item): item for item in apply.revisions(self.cluster, name)}
         apply.traffic(self.cluster, name, wanted)
         if leader := known.get(split.leading(wanted.targets)):
-            apply.triggers(self.cluster, name, render.rules_of(leader))
+            apply.triggers(self.cluster, name, render.rules_of(leader), self._clock)
         found = waiting.split_in_effect(self.cluster, name, wanted.targets, self._clock)
         return self._describe(found)

@@ -91,14 +91,6 @@ def managers_in_conflict(body: Mapping[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-class FieldConflictError(ConflictError):
-    """Another field manager holds what an apply would set; ``managers`` maps its name to the fields."""
-
-    def __init__(self, message: str, managers: Mapping[str, list[str]], *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.managers = managers
-
-
 def _absent(body: Mapping[str, Any], asked: Asked) -> ShoalError:
     details = body.get("details") or {}
     if details.get("name") and details.get("kind") != "namespaces":
@@ -131,9 +123,8 @@ def _forbidden(said: str, asked: Asked) -> ShoalError:
 def _conflict(body: Mapping[str, Any], said: str, asked: Asked) -> ShoalError:
     if managers := managers_in_conflict(body):
         told = "; ".join(f"{name!r} holds {', '.join(fields)}" for name, fields in sorted(managers.items()))
-        return FieldConflictError(
+        return ConflictError(
             f"{asked.what} in {asked.where} is also managed by another tool: {told}",
-            managers,
             hint=f"kubectl get {asked.what} -o yaml --show-managed-fields",
         )
     return ConflictError(f"{asked.what} in {asked.where} changed meanwhile: {said}")

@@ -129,14 +129,15 @@ def prune(cluster: Cluster, service: Object) -> None:
                 cluster.delete(objects.REVISION, name)
 
 
-def triggers(cluster: Cluster, function: str, rules: Sequence[TriggerRule]) -> None:
-    """Make a function's triggers exactly these: write them, remove others of this function."""
+def triggers(cluster: Cluster, function: str, rules: Sequence[TriggerRule], clock: Clock) -> None:
+    """Make a function's triggers exactly these and wait until they take events; others of it are removed."""
     wanted = {name_of(item): item for item in render.triggers(function, rules)}
     for item in wanted.values():
         cluster.apply(objects.TRIGGER, item, objects.TEMPLATE_MANAGER)
     for found in _own_triggers(cluster, function, required=bool(wanted)):
         if name_of(found) not in wanted:
             cluster.delete(objects.TRIGGER, name_of(found))
+    waiting.triggers_ready(cluster, wanted, clock)
 
 
 def check_brokers(cluster: Cluster, rules: Sequence[TriggerRule]) -> None:

@@ -140,7 +140,7 @@ class KubernetesCluster:
     def apply(
         self, kind: Kind, item: Object, manager: str, namespace: str = "", *, force: bool = False, dry: bool = False
     ) -> Object:
-        """Server-side apply under a field manager; FieldConflictError names who else holds a field."""
+        """Server-side apply under a field manager; ConflictError names who else holds a field."""
         parameters = {
             "fieldManager": manager,
             "force": "true" if force else "false",

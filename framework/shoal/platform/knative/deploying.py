@@ -92,7 +92,7 @@ class Deploying:
         targets = split.joined({made.revision: 100}, split.tags(now.targets))
         if targets != now.targets or split.follows_latest(service):
             apply.traffic(self.cluster, plan.name, now.then(targets))
-        apply.triggers(self.cluster, plan.name, plan.triggers)
+        apply.triggers(self.cluster, plan.name, plan.triggers, self.clock)
         waiting.split_in_effect(self.cluster, plan.name, targets, self.clock)
         told.append(f"100 % to {made.revision}")
 

@@ -22,7 +22,10 @@ def write(cluster: Cluster, function: str, versions: Collection[str]) -> None:
     lease = cluster_leases.lease(key, versions)
     lease.pop("apiVersion")
     lease.pop("kind")
-    cluster.apply(objects.CONFIG_MAP, lease, manager, objects.SYSTEM_NAMESPACE)
+    try:
+        cluster.apply(objects.CONFIG_MAP, lease, manager, objects.SYSTEM_NAMESPACE)
+    except NotFoundError:
+        raise no_pool(cluster) from None
 
 
 def end(cluster: Cluster, function: str) -> None:
@@ -64,9 +67,7 @@ def pods(cluster: Cluster) -> list[str]:
 def wait_loaded(cluster: Cluster, versions: Collection[str], clock: Clock) -> None:
     """Return when every replica holds these versions; DeployError with the pool's own reason when one cannot."""
     if not pods(cluster):
-        raise DeployError(
-            f"the cluster has no model pool ({cluster.where})", hint="shoal platform install --target cluster"
-        )
+        raise no_pool(cluster)
     begun = clock.monotonic()
     while True:
         now = states(cluster)
@@ -78,6 +79,14 @@ def wait_loaded(cluster: Cluster, versions: Collection[str], clock: Clock) -> No
         if waited_s > limits.MODEL_LOAD_SECONDS_MAX:
             raise DeployError(f"the pool has not loaded {', '.join(sorted(missing))} after {waited_s:.0f} s")
         _pause(cluster)
+
+
+def no_pool(cluster: Cluster) -> DeployError:
+    """Say that there is nothing to load models."""
+    text = (
+        f"the cluster has no model pool: there is none in namespace {objects.SYSTEM_NAMESPACE!r} ({cluster.where})"
+    )
+    return DeployError(text, hint="shoal platform install --target cluster")
 
 
 def _raise_failed(missing: Mapping[str, str], cluster: Cluster) -> None:

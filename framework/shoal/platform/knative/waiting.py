@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from shoal.core import limits
 from shoal.core.clock import Clock
@@ -58,6 +58,18 @@ def split_in_effect(cluster: Cluster, service: str, targets: Sequence[Target], c
         _pause(cluster, objects.SERVICE, service, found)
 
 
+def triggers_ready(cluster: Cluster, names: Collection[str], clock: Clock) -> None:
+    """Return when these triggers take events: one published earlier would be lost. DeployError with the reason."""
+    begun = clock.monotonic()
+    for name in names:
+        while not _is_ready(found := cluster.get(objects.TRIGGER, name)):
+            if clock.monotonic() - begun > limits.CLUSTER_ROUTE_SECONDS_MAX:
+                ready = condition(found)
+                reason = ready.message or ready.reason or "no reason is given"
+                raise DeployError(f"the trigger {name!r} does not get ready: {reason} ({cluster.where})")
+            _pause(cluster, objects.TRIGGER, name, found)
+
+
 def settled(cluster: Cluster, service: str, clock: Clock) -> bool:
     """Wait until the Service is ready again, for a while; says whether it is."""
     begun = clock.monotonic()
@@ -85,6 +97,10 @@ def gone(cluster: Cluster, service: str, clock: Clock) -> None:
             names = ", ".join(f"{kinds[-1].plural}/{objects.name_of(item)}" for item in left[:5])
             raise PlatformError(f"still there in {cluster.where}: {names}", hint="kubectl get events")
         _pause(cluster, kinds[-1], objects.name_of(left[0]), left[0])
+
+
+def _is_ready(item: Object) -> bool:
+    return observed(item) and condition(item).true
 
 
 def _failed(cluster: Cluster, revision: str, verdict: Verdict) -> DeployError:
