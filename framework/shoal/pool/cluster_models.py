@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -115,10 +116,12 @@ def check_content(version: str, folder: Path, files: tuple[File, ...]) -> None:
 
 
 class Puller:
-    """Brings versions from ``registry`` (http://host:port or https://host) below ``repository``, whole or not."""
+    """Brings versions from ``registry`` (http[s]://host[:port][/path]) into ``repository``, whole or not at all."""
 
     def __init__(self, registry: str, repository: Path) -> None:
         self._registry, self._repository = registry.rstrip("/"), repository
+        parts = urlsplit(self._registry)
+        self._root = f"{parts.scheme}://{parts.netloc}/v2{parts.path}"
 
     def held(self) -> list[str]:
         """List the versions there are, oldest first."""
@@ -150,7 +153,7 @@ class Puller:
 
     async def _pull(self, session: aiohttp.ClientSession, version: str, part: Path) -> None:
         repository, tag = reference(version)
-        base = f"{self._registry}/v2/{repository}"
+        base = f"{self._root}/{repository}"
         files = read_manifest(version, await self._manifest(session, version, f"{base}/manifests/{tag}"))
         for one in files:
             await self._blob(session, version, f"{base}/blobs/sha256:{one.sha256}", one, part / one.place)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,15 @@ def other(path: str, body: bytes) -> bytes:
 
 def no_json(path: str, body: bytes) -> bytes:
     return b"<html>" if "manifests" in path else body
+
+
+async def test_a_registry_may_have_a_path(tmp_path: Path) -> None:
+    folder = a_version(tmp_path)
+    described = artifact(folder)
+    async with serving(FakeRegistry()) as registry:
+        registry.push(replace(described, repository=f"team/shoal/{described.repository}"))
+        await Puller(f"{registry.url}/team/shoal/", tmp_path / "models").pull(folder.name)
+    assert files_of(tmp_path / "models" / folder.name) == files_of(folder)
 
 
 @pytest.mark.parametrize("spoil", [cut, more, other, no_json])

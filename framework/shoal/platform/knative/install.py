@@ -47,7 +47,7 @@ _AGENT: Final = "shoal-pool-agent"
 _PLACEHOLDER: Final = f"nvcr.io/nvidia/tritonserver@sha256:{'0' * 64}"
 _EVERYWHERE: Final = "*"  # for kinds without a namespace
 _CLUSTER_WIDE: Final = frozenset({"Namespace", "PriorityClass"})
-_KINDS: Final = {
+KINDS: Final = {
     kind.name: kind
     for kind in (
         NAMESPACE,
@@ -223,7 +223,7 @@ def _moved(item: Object, namespace: str) -> Object:
 
 
 def _place(item: Object) -> tuple[Kind, str]:
-    return _KINDS[item["kind"]], metadata(item).get("namespace", _EVERYWHERE)
+    return KINDS[item["kind"]], metadata(item).get("namespace", _EVERYWHERE)
 
 
 def _apply(cluster: Cluster, item: Object) -> None:
