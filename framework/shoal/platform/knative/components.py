@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from shoal.core.errors import NotFoundError, NotRunningError, ShoalError
+from shoal.core.errors import DeployError, ForbiddenError, NotFoundError, NotRunningError, ShoalError
 from shoal.platform.knative import front, leases, objects
 from shoal.platform.knative.client import Cluster
 from shoal.platform.knative.front import Gateway
@@ -29,6 +29,16 @@ def of(cluster: Cluster, gateway: Gateway) -> tuple[Component, ...]:
         _broker(cluster),
         _pool(cluster),
     )
+
+
+def require_version(cluster: Cluster) -> None:
+    """Raise DeployError when Knative is too old; whoever may not look at its parts is not held up by that."""
+    try:
+        old = check_version(cluster.list(objects.DEPLOYMENT, _SERVING))
+    except ForbiddenError:
+        return
+    if old:
+        raise DeployError(f"{old}, which shoal needs ({cluster.where})", hint="upgrade Knative Serving")
 
 
 def check_version(deployments: Iterable[Object]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shoal.core.clock import Clock
 from shoal.core.errors import ShoalError
-from shoal.platform.knative import apply, leases, objects, render, split, waiting
+from shoal.platform.knative import apply, components, leases, objects, render, split, waiting
 from shoal.platform.knative.apply import Made
 from shoal.platform.knative.client import Cluster
 from shoal.platform.knative.describe import Described, describe
@@ -60,6 +60,7 @@ class Deploying:
     def _check(self, told: list[str]) -> None:
         self.spec = load(self.folder)
         self.described = describe(self.folder, self.spec)
+        components.require_version(self.cluster)
         apply.check_brokers(self.cluster, self._plan(f"@sha256:{'0' * 64}").triggers)
         told.append(self.described.summary)
 
