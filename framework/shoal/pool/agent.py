@@ -119,7 +119,7 @@ class Agent:
         self._asked = self._tried = 0  # number of the newest wanted set, and of the newest one tried
         self._lock = asyncio.Lock()  # held by the one who changes what the server holds
         self._up = asyncio.Condition()
-        self._ready = False
+        self._ready = self._settled = False
         self._error: ShoalError | None = None
         self._starts = 0
 
@@ -134,6 +134,11 @@ class Agent:
             "reason": self._error.message if self._error else "",
             "models": self.models(),
         }
+
+    @property
+    def settled(self) -> bool:
+        """Whether every wanted model has been tried since the server came up."""
+        return self._settled
 
     def models(self) -> dict[str, dict[str, str]]:
         """Describe every wanted model, as JSON."""
@@ -197,6 +202,7 @@ class Agent:
             self._ready, self._error = error is None, error
             if error is not None:
                 self._models, self._stubs = {}, {}  # what a server held went with it
+                self._settled = False
             self._up.notify_all()
 
     async def _bring_up(self) -> None:
@@ -208,6 +214,7 @@ class Agent:
         self._note("info", f"Triton is up, process {self._server.pid}, at {self._server.http}")
         async with self._lock:
             await self._reconcile()
+        self._settled = True
 
     async def _reconcile(self) -> None:
         """Try once to make the server hold the newest wanted set; the caller has the lock."""

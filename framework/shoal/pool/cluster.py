@@ -44,10 +44,18 @@ class Keeper:
 
     agent: Agent
     puller: Puller
-    ready: bool = False  # every model that was leased at the start has been tried
+    tried: bool = False  # all that was leased at the start
     known: asyncio.Event = field(default_factory=asyncio.Event)  # the agent has been told what is wanted
     _failed: dict[str, ShoalError] = field(default_factory=dict)
     _wanted: frozenset[str] = frozenset()
+
+    @property
+    def ready(self) -> bool:
+        """Whether this replica may get calls: not before its models were tried, nor while a new server loads them.
+
+        One that FAILED, or a new one that is LOADING, does not take the others away.
+        """
+        return self.tried and self.agent.settled
 
     def models(self) -> dict[str, dict[str, str]]:
         """Describe every wanted version: those that could not be pulled, and the agent's."""
@@ -67,7 +75,7 @@ class Keeper:
             self._failed |= dict.fromkeys(versions, error)
             raise
         self.puller.forget(versions)
-        self.ready = True
+        self.tried = True
         return not self._failed and all(one["state"] == "READY" for one in states.values())
 
     async def run(self) -> None:

@@ -25,6 +25,7 @@ from shoal.core.errors import ModelFaultError, ShoalError, SpecError
 from shoal.core.hashing import file_digest, parts_digest, tree_files
 from shoal.core.names import model_of, model_version
 from shoal.models import config
+from shoal.pool.cluster_registry import FILE, Login
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE: Final = "application/vnd.shoal.model.v1"
@@ -118,8 +119,8 @@ def check_content(version: str, folder: Path, files: tuple[File, ...]) -> None:
 class Puller:
     """Brings versions from ``registry`` (http[s]://host[:port][/path]) into ``repository``, whole or not at all."""
 
-    def __init__(self, registry: str, repository: Path) -> None:
-        self._registry, self._repository = registry.rstrip("/"), repository
+    def __init__(self, registry: str, repository: Path, *, credentials: Path = FILE) -> None:
+        self._registry, self._repository, self._credentials = registry.rstrip("/"), repository, credentials
         parts = urlsplit(self._registry)
         self._root = f"{parts.scheme}://{parts.netloc}/v2{parts.path}"
 
@@ -154,10 +155,21 @@ class Puller:
     async def _pull(self, session: aiohttp.ClientSession, version: str, part: Path) -> None:
         repository, tag = reference(version)
         base = f"{self._root}/{repository}"
+        await self._sign_in(session, f"{base}/manifests/{tag}")
         files = read_manifest(version, await self._manifest(session, version, f"{base}/manifests/{tag}"))
         for one in files:
             await self._blob(session, version, f"{base}/blobs/sha256:{one.sha256}", one, part / one.place)
         check_content(version, part, files)
+
+    async def _sign_in(self, session: aiohttp.ClientSession, url: str) -> None:
+        """Give the session what the registry asks for, if it asks; redirects elsewhere do not carry it."""
+        timeout = aiohttp.ClientTimeout(total=limits.MODEL_PULL_SILENCE_SECONDS_MAX)
+        async with session.head(url, headers={"Accept": MANIFEST_TYPE}, timeout=timeout) as answer:
+            if answer.status != 401:
+                return
+            challenge = answer.headers.get("WWW-Authenticate", "")
+        login = Login.of(self._registry, self._credentials)
+        session.headers.update(await login.answer(session, self._registry, challenge))
 
     async def _manifest(self, session: aiohttp.ClientSession, version: str, url: str) -> bytes:
         timeout = aiohttp.ClientTimeout(total=limits.MODEL_PULL_SILENCE_SECONDS_MAX)

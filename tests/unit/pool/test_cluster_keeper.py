@@ -55,9 +55,12 @@ class Counting(GrpcControl):
     """Real control, over gRPC, that notes what it was asked to change."""
 
     calls: list[str] = []
+    watchers: list[Callable[[], None]] = []
 
     def load(self, name: str) -> None:
         self.calls.append(f"load {name}")
+        for watcher in self.watchers:
+            watcher()
         super().load(name)
 
     def unload(self, name: str) -> None:
@@ -72,6 +75,10 @@ class Pod:
     leases: asyncio.Queue[Mapping[str, str]]
     notes: list[str]
     calls: list[str]
+    watchers: list[Callable[[], None]]
+
+    def watch_loads(self, watcher: Callable[[], None]) -> None:
+        self.watchers.append(watcher)
 
     def states(self) -> dict[str, str]:
         return {name: one["state"] for name, one in self.keeper.models().items()}
@@ -89,7 +96,8 @@ class Pod:
 async def a_pod(server: FakePool, repository: Path) -> AsyncIterator[Pod]:
     """An agent beside ``server``; the server outlives it, as where only the agent's container ends."""
     calls: list[str] = []
-    control = type("Own", (Counting,), {"calls": calls})
+    watchers: list[Callable[[], None]] = []
+    control = type("Own", (Counting,), {"calls": calls, "watchers": watchers})
     agent = Agent(server, control, repository)
     shelf = Shelf(repository)
     keeper, leases, notes = Keeper(agent, shelf), asyncio.Queue[Mapping[str, str]](), list[str]()
@@ -103,7 +111,7 @@ async def a_pod(server: FakePool, repository: Path) -> AsyncIterator[Pod]:
         asyncio.create_task(keep(keeper, follow(), lambda level, message: notes.append(message))),
     ]
     try:
-        yield Pod(keeper, shelf, leases, notes, calls)
+        yield Pod(keeper, shelf, leases, notes, calls, watchers)
     finally:
         for work in works:
             work.cancel()
@@ -120,7 +128,13 @@ async def server(tmp_path: Path) -> AsyncIterator[FakePool]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LEASE_RETRY_SECONDS_MIN", "LEASE_RETRY_SECONDS_MAX", "STATUS_TICK_SECONDS", "POOL_WATCH_SECONDS"):
+    for name in (
+        "POOL_RESTART_SECONDS_MIN",
+        "LEASE_RETRY_SECONDS_MIN",
+        "LEASE_RETRY_SECONDS_MAX",
+        "STATUS_TICK_SECONDS",
+        "POOL_WATCH_SECONDS",
+    ):
         monkeypatch.setattr(limits, name, 0.02)
 
 
@@ -145,6 +159,23 @@ async def test_an_agent_that_starts_anew_takes_nothing_away(server: FakePool, tm
         await second.until(lambda: second.states() == {B: "READY"})
         assert f"unload {B}" not in second.calls
         await second.until(lambda: f"unload {A}" in second.calls)
+
+
+async def test_a_replica_gets_no_calls_while_a_new_server_loads(server: FakePool, tmp_path: Path) -> None:
+    async with a_pod(server, tmp_path / "models") as pod:
+        pod.shelf.absent = {B}
+        await pod.lease(one=A, two=B)
+        await pod.until(lambda: pod.keeper.ready)  # one that FAILED does not take the others away
+        ready: list[bool] = []
+        before = len(pod.calls)
+        pod.watch_loads(lambda: ready.append(pod.keeper.ready))
+        await server.down()
+        await pod.until(lambda: not pod.keeper.ready)
+        await pod.until(lambda: pod.keeper.ready)
+        assert pod.states() == {A: "READY", B: "FAILED"}
+        assert f"load {A}" in pod.calls[before:]
+        assert ready
+        assert not any(ready)
 
 
 async def test_one_that_cannot_be_pulled_is_told_and_tried_again(server: FakePool, tmp_path: Path) -> None:

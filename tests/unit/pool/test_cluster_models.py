@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
@@ -10,12 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
 from shoal.core.errors import ModelFaultError
 from shoal.models.repository import ModelRepository
 from shoal.pool.cluster_models import EMPTY, Artifact, Puller, artifact, pull_all, read_manifest, reference
+from shoal.pool.cluster_registry import Login
 
 CONFIG = """\
 backend: "onnxruntime"
@@ -34,6 +37,7 @@ class FakeRegistry:
     blobs: dict[str, bytes] = field(default_factory=dict)
     spoil: Callable[[str, bytes], bytes] = lambda path, body: body
     asked: list[str] = field(default_factory=list)
+    guard: str = ""  # "basic" or "bearer": it asks who is there
     url: str = ""
 
     def push(self, one: Artifact) -> None:
@@ -42,6 +46,15 @@ class FakeRegistry:
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append(request.path)
+        given = request.headers.get("Authorization", "")
+        if request.path == "/token":
+            allowed = given == f"Basic {BASIC}" and request.query["scope"] == "repository:models/small:pull"
+            return web.json_response({"token": "t0"}) if allowed else web.Response(status=401)
+        bearer = f'Bearer realm="{self.url}/token",service="r",scope="repository:models/small:pull"'
+        wanted = {"basic": f"Basic {BASIC}", "bearer": "Bearer t0"}
+        if self.guard and given != wanted[self.guard]:
+            challenge = {"basic": 'Basic realm="r"', "bearer": bearer}[self.guard]
+            return web.Response(status=401, headers={"WWW-Authenticate": challenge})
         if request.path in self.artifacts:
             return web.Response(body=self.spoil(request.path, self.artifacts[request.path].manifest))
         digest = request.path.rpartition("/")[2]
@@ -175,6 +188,50 @@ async def test_one_that_fails_does_not_keep_others_away(tmp_path: Path) -> None:
         failed = await pull_all(frozenset({"absent--0123456789ab", folder.name}), puller.pull)
     assert list(failed) == ["absent--0123456789ab"]
     assert puller.held() == [folder.name]
+
+
+def config_file(folder: Path, url: str, **entry: str) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps({"auths": {url.partition("//")[2]: entry}}))
+    return path
+
+
+BASIC = base64.b64encode(b"me:secret").decode()
+
+
+@pytest.mark.parametrize("entry", [{"auth": BASIC}, {"username": "me", "password": "secret"}])
+@pytest.mark.parametrize("scheme", ["basic", "bearer"])
+async def test_it_signs_in_as_the_registry_asks(tmp_path: Path, scheme: str, entry: dict[str, str]) -> None:
+    folder = a_version(tmp_path)
+    async with serving(FakeRegistry(guard=scheme)) as registry:
+        registry.push(artifact(folder))
+        file = config_file(tmp_path, registry.url, **entry)
+        await Puller(registry.url, tmp_path / "models", credentials=file).pull(folder.name)
+    assert files_of(tmp_path / "models" / folder.name) == files_of(folder)
+
+
+@pytest.mark.parametrize(("scheme", "told"), [("basic", "asks for credentials"), ("bearer", "gives no token: 401")])
+async def test_without_credentials_it_says_what_is_missing(tmp_path: Path, scheme: str, told: str) -> None:
+    folder = a_version(tmp_path)
+    async with serving(FakeRegistry(guard=scheme)) as registry:
+        registry.push(artifact(folder))
+        with pytest.raises(ModelFaultError, match=told):
+            await Puller(registry.url, tmp_path / "models", credentials=tmp_path / "absent").pull(folder.name)
+
+
+async def test_credentials_are_not_sent_to_a_plain_address_a_tls_registry_names(tmp_path: Path) -> None:
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(ModelFaultError, match="no TLS address"):
+            await Login(BASIC).answer(session, "https://r.example.com", 'Bearer realm="http://evil.example.com/t"')
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"auths": {"r.example.com": {"auth": "%%%"}}}', '{"auths": 1}'])
+def test_credentials_that_cannot_be_read_are_told_without_their_text(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(text)
+    with pytest.raises(ModelFaultError, match="no docker configuration") as raised:
+        Login.of("https://r.example.com", file)
+    assert "%%%" not in raised.value.message
 
 
 def manifest(**changes: Any) -> bytes:
