@@ -192,6 +192,19 @@ class Resources(_Part):
         default="1Gi", validation_alias="memoryMax", pattern=_MEMORY, description="Memory at most; past it: killed."
     )
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name, low, high in (("cpu", self.cpu, self.cpu_max), ("memory", self.memory, self.memory_max)):
+            if _quantity(low) > _quantity(high):
+                raise _rule(f"{name} {low} is above {name}Max {high}")
+        return self
+
+
+def _quantity(text: str) -> float:
+    """Read an amount: ``100m`` -> 0.1, ``1.5`` -> 1.5, ``1Ki`` -> 1024."""
+    number, unit = text.rstrip("mKMGi"), text.lstrip("0123456789.")
+    return float(number) * {"": 1.0, "m": 0.001, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[unit]
+
 
 class FunctionSpec(_Part):
     """One function as its folder describes it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.platform.knative import read
+from shoal.platform.knative import objects, read
 from shoal.platform.knative.objects import Object
 from shoal.platform.port import Target
 
@@ -99,3 +99,9 @@ def test_instances_are_pods_that_run_or_will() -> None:
         leaving,
     ]
     assert read.instance_counts(pods) == {"a-00001": 2, "a-00002": 1}
+
+
+def test_a_number_is_told_from_a_digest() -> None:
+    assert [objects.number_of(name) for name in ("a-00002", "a-00123", "a-12345678", "a-3f2a9c1d", "a")] == [
+        2, 123, 0, 0, 0,
+    ]  # fmt: skip

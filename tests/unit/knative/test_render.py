@@ -130,6 +130,14 @@ def test_a_reference_is_one_name(wrong: str) -> None:
         parse(f"envFrom: [{wrong}]\n".encode(), file="f", name="x")
 
 
+@pytest.mark.parametrize(
+    "wrong", ["cpu: '3'", "memory: 2Gi", "cpu: 2100m", "cpu: 1x", "memory: 1G", "cpu: 100m, cpuMax: 50m"]
+)
+def test_what_is_promised_is_within_what_is_allowed(wrong: str) -> None:
+    with pytest.raises(SpecError):
+        parse(f"resources: {{{wrong}}}\n".encode(), file="f", name="x")
+
+
 def test_a_trigger_has_its_whole_delivery() -> None:
     (trigger,) = documents("everything")[1:]
     assert trigger["spec"]["delivery"] == {

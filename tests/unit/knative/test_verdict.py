@@ -104,6 +104,17 @@ FAILURES: dict[str, tuple[Snapshot, str]] = {
         Snapshot(SERVICE, DEPLOYING, events=[event("FailedCreate", QUOTA)]),
         "the namespace's quota leaves no room",
     ),
+    "quota that asks for a limit": (
+        Snapshot(SERVICE, DEPLOYING, events=[event("FailedCreate", "failed quota: small: must specify cpu")]),
+        "quota leaves no room: small: must specify cpu",
+    ),
+    "a deployment that is invalid": (
+        Snapshot(
+            SERVICE, DEPLOYING,
+            events=[event("InternalError", 'cannot create deployment: Deployment.apps "f" is invalid: cpu: 2')],
+        ),
+        "the cluster refuses the revision: cpu: 2",
+    ),
     "pod security": (
         Snapshot(SERVICE, DEPLOYING, events=[event("FailedCreate", 'violates PodSecurity "restricted:latest"')]),
         "Pod Security profile refuses the pod",
@@ -158,6 +169,11 @@ WAITS = {
     "a container starting": Snapshot(SERVICE, DEPLOYING, [pod({"running": {}})], waited_s=LATE - 1),
     "an image being pulled": Snapshot(SERVICE, DEPLOYING, [pod(waiting("ContainerCreating"))], waited_s=LATE + 1),
     "one restart that worked": Snapshot(SERVICE, DEPLOYING, [pod({"running": {}}, last=ended(1), restarts=1)]),
+    "an error of Knative's that passes": Snapshot(
+        SERVICE,
+        DEPLOYING,
+        events=[event("InternalError", "the object has been modified; please apply your changes")],
+    ),
     "a probe that failed once": Snapshot(SERVICE, item(Ready=("False", "Deploying", "")), waited_s=1.0),
 }
 

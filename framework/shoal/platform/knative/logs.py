@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -40,15 +41,17 @@ def follow(cluster: Cluster, pods: Pods, since: str) -> Iterator[str]:
                 if name_of(pod) not in followed and len(followed) < limits.CLUSTER_FOLLOWED_PODS_MAX:
                     followed.add(name_of(pod))
                     threading.Thread(target=_pump, args=(cluster, pod, since, arrived, over), daemon=True).start()
-            yield from _until_quiet(arrived)
+            yield from _for_a_while(arrived)
     finally:
         over.set()
 
 
-def _until_quiet(arrived: queue.Queue[str]) -> Iterator[str]:
+def _for_a_while(arrived: queue.Queue[str]) -> Iterator[str]:
+    """Yield what comes until it is time to look for new pods."""
+    end = time.monotonic() + limits.CLUSTER_RESYNC_SECONDS
     with suppress(queue.Empty):
-        while True:
-            yield arrived.get(timeout=limits.CLUSTER_RESYNC_SECONDS).partition(" ")[2]
+        while (left := end - time.monotonic()) > 0:
+            yield arrived.get(timeout=left).partition(" ")[2]
 
 
 def _pump(cluster: Cluster, pod: Object, since: str, arrived: queue.Queue[str], over: threading.Event) -> None:

@@ -54,6 +54,7 @@ HISTORY: Final = "shoal.dev/traffic-history"  # of a Service: JSON, earlier perc
 NUMBER: Final = "shoal.dev/revision-number"  # of a Service: the highest number given to a revision
 SERVICE_LABEL: Final = "serving.knative.dev/service"
 REVISION_LABEL: Final = "serving.knative.dev/revision"
+NAME_DIGEST_CHARS: Final = 8  # of a digest, in a revision's or a trigger's name
 USER_CONTAINER: Final = "user-container"
 
 # Shoal's own corner of a cluster.
@@ -133,6 +134,6 @@ def created(item: Object) -> float:
 
 
 def number_of(revision: str) -> int:
-    """Give a revision's number: ``filetype-00002`` -> 2; 0 when its name carries none."""
+    """Give a revision's number: ``filetype-00002`` -> 2; 0 when its name carries none, as a digest."""
     tail = revision.rpartition("-")[2]
-    return int(tail) if tail.isascii() and tail.isdigit() else 0
+    return int(tail) if tail.isascii() and tail.isdigit() and len(tail) < NAME_DIGEST_CHARS else 0

@@ -16,14 +16,13 @@ from typing import Any, Final
 from shoal.core import limits
 from shoal.core.errors import UsageError
 from shoal.platform.knative import objects, split
-from shoal.platform.knative.objects import Object
+from shoal.platform.knative.objects import NAME_DIGEST_CHARS, Object
 from shoal.platform.port import Target
 from shoal.spec.function import EnvFrom, FunctionSpec, Resources, Trigger
 
 SOURCE: Final = "/app"  # where an image has the function's folder
 READY_PATH: Final = "/_shoal/ready"
 LIVE_PATH: Final = "/_shoal/live"
-NAME_DIGEST_CHARS: Final = 8
 _SCRATCH: Final = "64Mi"
 _LIVE_PERIOD_SECONDS: Final = 10
 _LIVE_FAILURES: Final = 6  # a slow machine does not restart what is only slow

@@ -66,6 +66,10 @@ _PULL: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName"
 _CREATE: Final = frozenset(
     {"CreateContainerError", "RunContainerError", "StartError", "CreateContainerConfigError"}
 )
+_REFUSALS: Final = frozenset(
+    {"FailedCreate", "InternalError"}
+)  # of a pod, and of what Knative makes for a revision
+_QUOTA: Final = re.compile(r"(?:exceeded|failed) quota: (.*)", re.DOTALL)
 _TERMINAL: Final = frozenset({"ProgressDeadlineExceeded", "RevisionFailed"})
 
 
@@ -175,14 +179,16 @@ def _not_admitted(snapshot: Snapshot) -> Verdict | None:
     if snapshot.pods:
         return None
     said = [condition(snapshot.revision, "ResourcesAvailable").message] if snapshot.revision else []
-    said += [str(event.get("message", "")) for event in snapshot.events if event.get("reason") == "FailedCreate"]
+    said += [str(event.get("message", "")) for event in snapshot.events if event.get("reason") in _REFUSALS]
     for text in said:
-        if "exceeded quota" in text:
-            return _failed(f"the namespace's quota leaves no room: {_quota(text)}", "kubectl describe quota")
+        if quota := _QUOTA.search(text):
+            return _failed(f"the namespace's quota leaves no room: {_short(quota[1])}", "kubectl describe quota")
         if "violates PodSecurity" in text:
             return _failed(f"the namespace's Pod Security profile refuses the pod: {_short(text)}")
         if "denied the request" in text or "forbidden" in text:
             return _failed(f"the cluster refuses the pod: {_short(text)}")
+        if " is invalid: " in text:
+            return _failed(f"the cluster refuses the revision: {_short(text.partition(' is invalid: ')[2])}")
     return None
 
 
@@ -274,10 +280,6 @@ def _reported(said: Mapping[str, Any]) -> str:
     where = str(said.get("where") or "")
     text = str(said.get("last_line") or said["message"])
     return f"{text} ({where})" if where else text
-
-
-def _quota(text: str) -> str:
-    return _short(text.partition("exceeded quota: ")[2] or text)
 
 
 def _short(text: str) -> str:

@@ -122,10 +122,10 @@ def _revision(cluster: Cluster, name: str) -> Object | None:
 
 
 def _events(cluster: Cluster, revision: str) -> list[Object]:
-    """Read the newest events about a revision's replica set and pods, oldest first."""
+    """Read the newest warnings about a revision, its replica set and its pods, oldest first."""
     found = [
         event
         for event in cluster.list(objects.EVENT, fields="type=Warning")
-        if str((event.get("involvedObject") or {}).get("name", "")).startswith(f"{revision}-")
+        if str((event.get("involvedObject") or {}).get("name", "")).startswith(revision)
     ]
     return found[-limits.CLUSTER_EVENTS_MAX :]
