@@ -148,6 +148,46 @@ def test_triggers_follow_the_function(platform: KnativePlatform, write: Write) -
     assert types(folder.name) == []
 
 
+def test_an_event_nobody_takes_goes_to_the_brokers_dead_letter_sink(
+    platform: KnativePlatform, write: Write
+) -> None:
+    kind = f"com.example.{uuid.uuid4().hex}"
+    recorder = """
+        from shoal import CloudEvent, event, http
+
+        seen = []
+
+        @event
+        async def take(incoming: CloudEvent) -> None:
+            seen.append([incoming.id, str(incoming.attributes.get("knativeerrorcode"))])
+
+        @http
+        def dead():
+            return seen
+    """
+    failing = f"""
+        from shoal import event
+
+        @event(type="{kind}")
+        async def take(data: bytes) -> None:
+            raise ValueError("never")
+    """
+    deploy(platform, letters := write(recorder, config="scale: {min: 1, max: 1}\ntriggers: []\n"))
+    broker = f"b-{uuid.uuid4().hex[:8]}"
+    sink = {"ref": {"apiVersion": objects.SERVICE.api, "kind": "Service", "name": letters.name}}
+    item = {"metadata": {"name": broker}, "spec": {"delivery": {"deadLetterSink": sink}}}
+    platform.cluster.apply(objects.BROKER, item, MANAGER)
+    until(lambda: objects.condition(platform.cluster.get(objects.BROKER, broker)).true, "the broker")
+    delivery = "delivery: {retry: 1, backoffDelay: 50ms}"
+    deploy(
+        platform, write(failing, config=f"triggers: [{{broker: {broker}, filter: {{type: {kind}}}, {delivery}}}]\n")
+    )
+    headers = {"ce-specversion": "1.0", "ce-type": kind, "ce-source": "/test", "ce-id": "1"}
+    platform.publish({**headers, "content-type": "text/plain"}, b"x", broker=broker)
+    dead = until(lambda: json.loads(platform.invoke(letters.name, method="GET").body), "the dead letter")
+    assert dead == [["1", "500"]]
+
+
 # Interrupted, and beside other tools.
 
 

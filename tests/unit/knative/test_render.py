@@ -163,6 +163,13 @@ def test_a_trigger_keeps_its_name_when_only_its_delivery_changes() -> None:
     assert names[0] == names[1] != names[2]
 
 
+def test_a_trigger_keeps_its_brokers_dead_letter_sink() -> None:
+    rules = [render.TriggerRule("with", {"type": "a"}), render.TriggerRule("without", {"type": "a"})]
+    with_sink, without = render.triggers("f", rules, {"with": {"uri": "http://dead"}})
+    assert with_sink["spec"]["delivery"]["deadLetterSink"] == {"uri": "http://dead"}
+    assert "deadLetterSink" not in without["spec"]["delivery"]
+
+
 def test_a_revision_remembers_its_triggers() -> None:
     config, models, types = CASES["everything"]
     plan = render.plan(parse(config.encode(), file="f", name="x"), IMAGE, models, types)

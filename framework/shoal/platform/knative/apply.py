@@ -11,7 +11,7 @@ Three traps, and what is done about them (found on Knative 1.23):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -131,7 +131,8 @@ def prune(cluster: Cluster, service: Object) -> None:
 
 def triggers(cluster: Cluster, function: str, rules: Sequence[TriggerRule], clock: Clock) -> None:
     """Make a function's triggers exactly these and wait until they take events; others of it are removed."""
-    wanted = {name_of(item): item for item in render.triggers(function, rules)}
+    sinks = _dead_letters(brokers(cluster, rules))
+    wanted = {name_of(item): item for item in render.triggers(function, rules, sinks)}
     for item in wanted.values():
         cluster.apply(objects.TRIGGER, item, objects.TEMPLATE_MANAGER)
     for found in _own_triggers(cluster, function, required=bool(wanted)):
@@ -140,16 +141,26 @@ def triggers(cluster: Cluster, function: str, rules: Sequence[TriggerRule], cloc
     waiting.triggers_ready(cluster, wanted, clock)
 
 
-def check_brokers(cluster: Cluster, rules: Sequence[TriggerRule]) -> None:
-    """Raise DeployError for a trigger whose broker is not there: its events would never come."""
+def brokers(cluster: Cluster, rules: Sequence[TriggerRule]) -> dict[str, Object]:
+    """Read the brokers that triggers name; DeployError for one that is not there: its events would never come."""
+    found = {}
     for broker in dict.fromkeys(rule.broker for rule in rules):
         try:
-            cluster.get(objects.BROKER, broker)
+            found[broker] = cluster.get(objects.BROKER, broker)
         except NotFoundError:
             raise DeployError(
                 f"there is no broker {broker!r} in {cluster.where}, which a trigger names",
                 hint="shoal platform install --target cluster",
             ) from None
+    return found
+
+
+def _dead_letters(brokers: Mapping[str, Object]) -> dict[str, Object]:
+    """Give each broker's dead letter sink, of those that have one."""
+    deliveries = {name: (item.get("spec") or {}).get("delivery") or {} for name, item in brokers.items()}
+    return {
+        name: delivery["deadLetterSink"] for name, delivery in deliveries.items() if "deadLetterSink" in delivery
+    }
 
 
 def _own_triggers(cluster: Cluster, function: str, *, required: bool) -> list[Object]:

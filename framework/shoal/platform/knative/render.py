@@ -108,9 +108,15 @@ def service(of: Plan, revision: str) -> Object:
     }
 
 
-def triggers(function: str, rules: Sequence[TriggerRule]) -> list[Object]:
-    """Give a function's Trigger manifests; a name stands for broker and filter, which make a trigger what it is."""
-    return [_trigger(function, rule) for rule in rules]
+def triggers(
+    function: str, rules: Sequence[TriggerRule], dead_letters: Mapping[str, Object] | None = None
+) -> list[Object]:
+    """Give a function's Trigger manifests; a name stands for broker and filter, which make a trigger what it is.
+
+    ``dead_letters`` maps a broker to its dead letter sink: a trigger that says anything of delivery loses it else.
+    """
+    sinks = dead_letters or {}
+    return [_trigger(function, rule, sinks.get(rule.broker)) for rule in rules]
 
 
 def documents(of: Plan, namespace: str = "") -> list[Object]:
@@ -247,7 +253,7 @@ def _rule(trigger: Trigger) -> TriggerRule:
     )
 
 
-def _trigger(function: str, rule: TriggerRule) -> Object:
+def _trigger(function: str, rule: TriggerRule, dead_letters: Object | None) -> Object:
     what = hashlib.sha256(_json([rule.broker, dict(rule.filter)]).encode()).hexdigest()
     return {
         "metadata": {
@@ -260,7 +266,7 @@ def _trigger(function: str, rule: TriggerRule) -> Object:
             "subscriber": {
                 "ref": {"apiVersion": objects.SERVICE.api, "kind": objects.SERVICE.name, "name": function}
             },
-            "delivery": _delivery(rule),
+            "delivery": _delivery(rule) | ({"deadLetterSink": dead_letters} if dead_letters else {}),
         },
     }
 
