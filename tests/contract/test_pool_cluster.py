@@ -169,6 +169,18 @@ def namespaces() -> Iterator[tuple[KubernetesCluster, str]]:
         cluster.delete(NAMESPACE, name, "*")
 
 
+@pytest.fixture
+def empty(namespaces: tuple[KubernetesCluster, str]) -> Iterator[KubernetesCluster]:
+    """A namespace with nothing in it that is gone afterwards."""
+    name = f"{namespaces[0].namespace}-{uuid.uuid4().hex[:4]}"
+    cluster = KubernetesCluster(namespace=name)
+    cluster.apply(NAMESPACE, {"metadata": {"name": name}}, "test", "*")
+    try:
+        yield cluster
+    finally:
+        cluster.delete(NAMESPACE, name, "*")
+
+
 @pytest.fixture(scope="module")
 def pool(namespaces: tuple[KubernetesCluster, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     cluster, system = namespaces
@@ -230,8 +242,8 @@ def test_what_cannot_be_served_is_told_and_what_can_be_is_served(pool: Pool) -> 
 
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu"])
-def test_the_api_server_accepts_every_object(namespaces: tuple[KubernetesCluster, str], overlay: str) -> None:
-    cluster, _ = namespaces
+def test_the_api_server_accepts_every_object(empty: KubernetesCluster, overlay: str) -> None:
+    cluster = empty
     digest = f"sha256:{'1' * 64}"
     settings = InstallSettings(
         registry="registry.example.com",
@@ -262,24 +274,20 @@ def by_name(items: list[Object]) -> dict[tuple[str, str], Object]:
     return {(item["kind"], name_of(item)): item for item in items}
 
 
-def test_uninstalled_nothing_is_left(namespaces: tuple[KubernetesCluster, str]) -> None:
-    cluster, _ = namespaces
-    name = f"{cluster.namespace}-left"
-    own = KubernetesCluster(namespace=name)
-    own.apply(NAMESPACE, {"metadata": {"name": name}}, "test", "*")
+def test_uninstalled_nothing_is_left(empty: KubernetesCluster) -> None:
+    name = empty.namespace
     settings = install_settings(f"{name}-system")
     try:
-        before = until_settled(own, name)
-        for _ in install(own, settings):
+        before = until_settled(empty, name)
+        for _ in install(empty, settings):
             pass
-        assert everything(own, name) > before
-        for _ in uninstall(own, settings):
+        assert everything(empty, name) > before
+        for _ in uninstall(empty, settings):
             pass
-        until(lambda: everything(own, name) == before)
+        until(lambda: everything(empty, name) == before)
     finally:
-        for _ in uninstall(own, settings):
+        for _ in uninstall(empty, settings):
             pass
-        own.delete(NAMESPACE, name, "*")
 
 
 def until_settled(cluster: KubernetesCluster, name: str) -> set[str]:
