@@ -22,7 +22,7 @@ import onnxruntime
 import pytest
 import yaml
 
-from shoal.core.errors import NotFoundError, ShoalError
+from shoal.core.errors import ConflictError, NotFoundError, ShoalError
 from shoal.image import base as bases
 from shoal.image.blobs import BlobStore
 from shoal.image.registry import plain_hosts
@@ -30,6 +30,7 @@ from shoal.models.repository import ModelRepository
 from shoal.platform.knative import install_images, install_manifests
 from shoal.platform.knative.client import KubernetesCluster
 from shoal.platform.knative.install import KINDS, NAMESPACE, InstallSettings, install, objects, pods, uninstall
+from shoal.platform.knative.install_budget import check_budget
 from shoal.platform.knative.objects import CONFIG_MAP, POD, Kind, Object, condition, name_of
 from shoal.pool.cluster_leases import LEASES, STATUS, field_manager, lease, model_states, read_reports
 from shoal.pool.cluster_models import artifact
@@ -205,6 +206,13 @@ def test_leased_models_answer_on_every_replica_and_come_back_with_a_lost_one(poo
     pool.lease("one", version)
     pool.lease("two", version)
     until(lambda: pool.states() == {version: "READY"})
+    connect = bases.connect(pool.settings.plain_http)
+    one = check_budget(pool.cluster, [version], pool.settings.registry, connect, namespace=pool.settings.namespace)
+    assert one > (pool.tmp / "versions" / version / "1/model.onnx").stat().st_size
+    change = {"data": {"memory-bytes": str(one - 1)}}
+    pool.cluster.patch(CONFIG_MAP, "shoal-pool", change, pool.settings.namespace)
+    with pytest.raises(ConflictError, match=r"would take .* MiB on each replica, its budget is"):
+        check_budget(pool.cluster, [version], pool.settings.registry, connect, namespace=pool.settings.namespace)
     before = pool.ready()
     assert len(before) == 2
     until(lambda: pool.all_answer(version, rows, expected))

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shoal.core.errors import ConflictError
+from shoal.core.errors import ConflictError, UsageError
 from shoal.core.limits import STATUS_REASON_CHARS_MAX
 from shoal.core.names import HASH_CHARS, model_of
 
@@ -103,11 +103,29 @@ def _state(name: str, reports: Mapping[str, Mapping[str, Mapping[str, str]]]) ->
 class Budget:
     """Memory of one replica that models may take, and the guess for a model that was never measured.
 
-    ``size_factor``: memory as a multiple of a version's files; loading needs more than the files have.
+    ``size_factor``: memory as a multiple of a version's files, as loading needs more than the files have;
+    ``model_bytes``: what every model takes besides, its server processes for instance.
     """
 
     memory_bytes: int
     size_factor: float = 2.0
+    model_bytes: int = 0
+
+    @classmethod
+    def of(cls, settings: Mapping[str, str]) -> Budget:
+        """Read the ConfigMap of the pool's settings; UsageError names a value that is no number."""
+        try:
+            return cls(
+                int(settings.get("memory-bytes", "0")),
+                float(settings.get("size-factor", "2.0")),
+                int(settings.get("model-bytes", "0")),
+            )
+        except ValueError as error:
+            raise UsageError(f"ConfigMap {SETTINGS}: memory-bytes, size-factor and model-bytes: {error}") from None
+
+    def guess(self, files_bytes: int) -> int:
+        """Give the memory (bytes) of a version whose files have this size."""
+        return round(files_bytes * self.size_factor) + self.model_bytes
 
 
 def check_fits(
@@ -118,9 +136,7 @@ def check_fits(
     ``files_bytes`` is each version's size on disk, ``measured`` what a replica was seen to use, where known. During
     a rollout both versions of a model are there, so both are in ``versions``. A budget of 0 bytes is no limit.
     """
-    needs = {
-        name: measured.get(name, round(files_bytes.get(name, 0) * budget.size_factor)) for name in sorted(versions)
-    }
+    needs = {name: measured.get(name, budget.guess(files_bytes.get(name, 0))) for name in sorted(versions)}
     total = sum(needs.values())
     if not budget.memory_bytes or total <= budget.memory_bytes:
         return total

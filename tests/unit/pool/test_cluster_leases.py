@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.core.errors import ConflictError
+from shoal.core.errors import ConflictError, UsageError
 from shoal.core.limits import STATUS_REASON_CHARS_MAX
 from shoal.pool.cluster_leases import (
     Budget,
@@ -79,6 +79,15 @@ def test_what_fits_gives_its_size() -> None:
     budget = Budget(memory_bytes=100 * 2**20, size_factor=2.0)
     assert check_fits([OLD, NEW], {OLD: 10 * 2**20, NEW: 20 * 2**20}, budget) == 60 * 2**20
     assert check_fits([OLD], {OLD: 10**15}, Budget(0)) == 2 * 10**15  # no budget is no limit
+
+
+def test_the_budget_is_read_from_the_pools_settings() -> None:
+    budget = Budget.of({"memory-bytes": "1000", "size-factor": "1.5", "model-bytes": "10"})
+    assert budget == Budget(1000, 1.5, 10)
+    assert budget.guess(100) == 160
+    assert Budget.of({}).memory_bytes == 0
+    with pytest.raises(UsageError, match="memory-bytes"):
+        Budget.of({"memory-bytes": "20Gi"})
 
 
 def test_both_versions_of_a_rollout_are_counted_and_refused_with_figures() -> None:
