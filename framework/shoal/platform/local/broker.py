@@ -67,7 +67,7 @@ class Ingress:
         body = await serving.read_body(request, ingest.bytes_max(headers), _BODY_SECONDS_MAX)
         events = ingest.read_events(headers, body, broker)
         known = None if self._dispatcher.triggers is None else list(self._dispatcher.triggers.values())
-        concerned = await self._writer.write(lambda store: store.accept(events, known, self._clock.now()))
+        concerned = await self._writer.write(lambda store: store.admit(events, known, self._clock.now()))
         self._dispatcher.wake(concerned)
 
     def _broker(self, request: web.BaseRequest) -> str:
