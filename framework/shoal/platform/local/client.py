@@ -23,7 +23,7 @@ from shoal.platform.port import Deployment, FunctionStatus, PlatformStatus, Repl
 REPOSITORY_VARIABLE: Final = "SHOAL_MODEL_REPOSITORY"
 REPOSITORY_FOLDER: Final = "triton-repo"
 CACHE_VARIABLE: Final = "SHOAL_CACHE"
-PARTS: Final = ("node", "gateway", "broker", "pool")  # whose logs can be read beside the functions'
+PARTS: Final = ("node", "gateway", "broker", "pool", "triton")  # whose logs can be read beside the functions'
 _CALL_SECONDS: Final = 900.0  # a traffic change may have to load a model first
 _ADDRESS_SECONDS: Final = 10.0
 
@@ -91,7 +91,11 @@ class LocalPlatform:
         for line in unixhttp.stream(self._socket, "POST", target, order):
             if "problem" in line:
                 raise from_problem(line["problem"])
-            yield wire.stage(line["stage"]) if "stage" in line else wire.deployment(line["deployment"])
+            if "deployment" in line:
+                yield wire.deployment(line["deployment"])
+                return
+            yield wire.stage(line["stage"])
+        raise NotRunningError("the platform ended in the middle of the deployment", hint="shoal up")
 
     def status(self) -> PlatformStatus:
         """Describe the platform's own parts."""
@@ -137,7 +141,7 @@ class LocalPlatform:
             raise _refusal(reply)
 
     def logs(self, name: str, *, revision: str = "", follow: bool = False, lines: int = 100) -> Iterator[str]:
-        """Yield the log lines of a function, or of a part of the platform (gateway, broker, pool, node)."""
+        """Yield the log lines of a function, or of a part of the platform (node, gateway, broker, pool, triton)."""
         paths = self._log_paths(name, revision)
         yield from logfiles.tail(paths(), lines)
         if follow:

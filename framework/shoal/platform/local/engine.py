@@ -20,7 +20,7 @@ from typing import Any, Final
 from shoal.core import limits
 from shoal.core.clock import Clock, SystemClock
 from shoal.core.errors import DeployError, NotRunningError, ShoalError
-from shoal.platform.local import documents, logfiles, proctree, sockets
+from shoal.platform.local import documents, logfiles, proctree, sockets, telling
 from shoal.platform.local.control import Follower, call
 from shoal.platform.local.instances import Instances
 from shoal.platform.local.layout import Home
@@ -128,7 +128,8 @@ class Engine:
         async with self.deploying(function):
             revisions = self.state.revisions(function)
             self.state.remove_function(function)
-            await self.settle()
+            with suppress(NotRunningError):  # a part that does not answer now is told when it is back
+                await self.settle()
             await asyncio.gather(*(self.instances.drain_revision(revision.name) for revision in revisions))
             for revision in revisions:
                 self.discard(revision.name)
@@ -215,32 +216,13 @@ class Engine:
     # What the other processes are told.
 
     def _routes(self) -> dict[str, Any]:
-        functions: dict[str, Any] = {}
-        revisions: dict[str, Any] = {}
-        for name in self.state.function_names():
-            known, targets = self.state.revisions(name), self.state.traffic(name)
-            functions[name] = documents.function_route(targets, known)
-            reachable = {target.revision for target in targets}
-            revisions |= {
-                revision.name: documents.revision_route(revision, {revision.name: self._endpoints(revision.name)})
-                for revision in known
-                if revision.name in reachable
-            }
-        return {"generation": self.state.next_generation(), "functions": functions, "revisions": revisions}
+        return telling.routes(self.state, self._endpoints)
 
     def _triggers(self) -> dict[str, Any]:
-        triggers = [
-            trigger
-            for name in self.state.function_names()
-            for trigger in documents.triggers(name, self.state.traffic(name), self.state.revisions(name))
-        ]
-        gateway = f"http://{sockets.LOOPBACK}:{sockets.port_of(self.listeners['gateway'])}"
-        return {"generation": self.state.next_generation(), "gateway": gateway, "triggers": triggers}
+        return telling.triggers(self.state, self._address("gateway"))
 
     def _models(self) -> dict[str, Any]:
-        names = self.state.function_names()
-        wanted = [documents.leased(self.state.revisions(name), self.state.traffic(name)) for name in names]
-        return {"models": sorted(set[str]().union(*wanted, *self.leases.values()))}
+        return {"models": telling.models(self.state, self.leases.values())}
 
     def _endpoints(self, revision: str) -> list[tuple[str, int]]:
         return [(instance.id, instance.port) for instance in self.instances.ready(revision)]
@@ -338,13 +320,13 @@ class Engine:
         for pid in proctree.end_orphans(self.home.run, os.getpid()):
             log.warning("ended process %d, which a dead inference server left", pid)
 
+    def _address(self, name: str) -> str:
+        return f"http://{sockets.LOOPBACK}:{sockets.port_of(self.listeners[name])}"
+
     def _component(self, name: str, pool: Mapping[str, Any]) -> Component:
         part, follower = self.parts[name], self.followers[name]
         ready = bool(part.pid) and (bool(pool.get("ready")) if name == "pool" else follower.up_to_date)
-        if name == "pool":
-            address = str(pool.get("http", ""))
-        else:
-            address = f"http://{sockets.LOOPBACK}:{sockets.port_of(self.listeners[name])}"
+        address = str(pool.get("http", "")) if name == "pool" else self._address(name)
         detail = "" if ready else (part.reason or follower.reason or str(pool.get("reason", "")) or "starting")
         return Component(name, ready, detail, address, part.pid, part.restarts)
 

@@ -128,7 +128,7 @@ class Instances:
         After failures in a row the next attempt is refused until a growing delay has passed.
         """
         crew = self._crew(revision.name)
-        self._check_pace(revision.name, crew.failures)
+        self._check_pace(revision, crew.failures)
         crew.starting += 1
         try:
             instance = await self._start(revision, crew, pool)
@@ -165,14 +165,10 @@ class Instances:
     def _crew(self, revision: str) -> Crew:
         return self._crews.setdefault(revision, Crew())
 
-    def _check_pace(self, revision: str, failures: Failures) -> None:
+    def _check_pace(self, revision: Revision, failures: Failures) -> None:
         wait_s = failures.not_before - self._clock.monotonic()
         if wait_s > 0:
-            raise DeployError(
-                f"{revision} does not start: {failures.reason}",
-                hint="shoal logs NAME",
-                retry_after_s=round(wait_s, 1),
-            )
+            raise _refusal(revision, failures.reason, round(wait_s, 1))
 
     async def _start(self, revision: Revision, crew: Crew, pool: tuple[str, ...]) -> Instance:
         instance = self._spawn(revision, pool)
@@ -214,7 +210,7 @@ class Instances:
                 return
             reason = self._reason(instance, ended.result() if ended.done() else None)
             self._count_failure(instance.revision.name, reason)
-            raise DeployError(f"{instance.revision.name} does not start: {reason}", hint="shoal logs NAME")
+            raise _refusal(instance.revision, reason)
         finally:
             ended.cancel()
             ready.cancel()
@@ -251,6 +247,12 @@ class Instances:
         while self._crew(revision).instances:
             await asyncio.gather(*(instance.process.wait() for instance in self._crew(revision).instances))
             await asyncio.sleep(0)
+
+
+def _refusal(revision: Revision, reason: str, retry_after_s: float | None = None) -> DeployError:
+    """Say why a revision does not start; the log of one whose deployment fails goes with it."""
+    hint = f"shoal logs {revision.function}" if revision.ready else ""
+    return DeployError(f"{revision.name} does not start: {reason}", hint=hint, retry_after_s=retry_after_s)
 
 
 def _told(line: str) -> str:
