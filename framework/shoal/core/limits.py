@@ -24,7 +24,9 @@ CALLER_REQUEST_ID_CHARS_MAX: Final = 128  # of a caller's x-request-id; a longer
 RETRY_AFTER_SECONDS: Final = 1.0  # told to a caller that was refused for load
 WATCH_TICK_SECONDS: Final = 0.01  # between two looks at the requests in flight: how late a deadline may be noticed
 WATCH_AFTER_SECONDS: Final = 0.05  # a request older than this is watched for its caller hanging up
-CANCEL_GRACE_SECONDS: Final = 0.02  # a handler gets this to end after its deadline; its caller is answered without it
+CANCEL_GRACE_SECONDS: Final = (
+    0.02  # a handler gets this to end after its deadline; its caller is answered without it
+)
 MODEL_REFRESH_SECONDS: Final = 5.0  # between two looks at a model that is ready
 MODEL_RETRY_SECONDS_MIN: Final = 0.1  # the same while it is not, doubling
 MODEL_RETRY_SECONDS_MAX: Final = 2.0

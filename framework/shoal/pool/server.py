@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Final
 
+from shoal.core import proctree
 from shoal.core.errors import PoolError, PoolUnreachableError
 from shoal.core.limits import (
     LOG_BYTES_MAX,
@@ -131,7 +132,8 @@ class TritonServer:
     def kill(self) -> None:
         """Kill the server and its stubs at once, and remove the shared memory they leave.
 
-        Of a server that ended by itself the stubs end by themselves, within a second; its number may be another's.
+        The stubs of a server that was killed hold its listening sockets: connections to its successor would wait
+        in a dead queue. They are found by their program's path, since the server's number may be another's by now.
         """
         if self._process is None:
             return
@@ -139,6 +141,7 @@ class TritonServer:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
+        proctree.end_orphans(self._state, 0)
         _remove_shared_memory(self._shm_prefix)
 
     def close(self) -> None:

@@ -17,10 +17,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from shoal.core import limits
+from shoal.core import limits, proctree
 from shoal.core.clock import Clock, SystemClock
 from shoal.core.errors import DeployError, NotRunningError, ShoalError
-from shoal.platform.local import documents, logfiles, proctree, sockets, telling
+from shoal.platform.local import documents, logfiles, sockets, telling
 from shoal.platform.local.control import Follower, call
 from shoal.platform.local.instances import Instances
 from shoal.platform.local.layout import Home

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from shoal.core import proctree
 from shoal.core.errors import ConflictError, NotRunningError, PlatformError
 from shoal.core.problems import from_problem
-from shoal.platform.local import logfiles, proctree, unixhttp
+from shoal.platform.local import logfiles, unixhttp
 from shoal.platform.local.layout import Home
 from shoal.platform.local.processes import die_with
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.platform.local import proctree
+from shoal.core import proctree
 from shoal.platform.local.processes import die_with
 
 
