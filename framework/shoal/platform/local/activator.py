@@ -79,9 +79,7 @@ class Activator:
             revision.set_endpoints(endpoints)
             failure: ShoalError | None = None if endpoints else NotRunningError(f"{revision.name} has no instance")
         except TimeoutError:
-            failure = NotRunningError(
-                f"{revision.name} did not start within {self._patience_s:g} s", hint="shoal logs"
-            )
+            failure = NotRunningError(f"{revision.name} did not start within {self._patience_s:g} s")
         except ShoalError as error:
             failure = error
         finally:

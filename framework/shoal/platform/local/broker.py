@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import aiohttp
 import uvloop
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from shoal.core import limits
 from shoal.core.clock import Clock, SystemClock
@@ -56,7 +56,7 @@ class Ingress:
                 serving.log("error", error.message, component="platform")
             unread = request.body_exists and not request.content.is_eof()
             return problems.response(error, "platform", close=unread)
-        return web.Response(status=202)
+        return web.Response(status=202, headers={hdrs.SERVER: problems.SERVER_NAME})
 
     async def _take(self, request: web.BaseRequest) -> None:
         serving.check_headers(request)
@@ -69,6 +69,9 @@ class Ingress:
         known = None if self._dispatcher.triggers is None else list(self._dispatcher.triggers.values())
         concerned = await self._writer.write(lambda store: store.admit(events, known, self._clock.now()))
         self._dispatcher.wake(concerned)
+        for event in events:
+            named = {name: event.attributes[name] for name in ("id", "source", "type")}
+            serving.log("info", "event accepted", broker=broker, **named)
 
     def _broker(self, request: web.BaseRequest) -> str:
         """Give the broker a request names; a page of another site cannot reach it under that site's name."""

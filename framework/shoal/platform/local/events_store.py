@@ -201,7 +201,7 @@ class EventStore:
         """
         found = self._one("SELECT trigger FROM deliveries WHERE id = ? AND state = 'dead'", delivery)
         if found is None:
-            raise NotFoundError(f"there is no dead letter {delivery}", hint="shoal event dead")
+            raise NotFoundError(f"there is no dead letter {delivery}")
         if found[0] not in triggers:
             raise ConflictError(f"dead letter {delivery} is for trigger {found[0]!r}, which is gone")
         self._run(

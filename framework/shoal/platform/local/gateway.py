@@ -213,6 +213,8 @@ class FrontDoor:
 
     def _refuse(self, request: web.BaseRequest, error: ShoalError, visit: Visit) -> web.StreamResponse:
         visit.status, visit.component, visit.reason = error.status, "platform", error.message
+        if error.status >= 500 and visit.function and not error.hint:
+            error.hint = f"shoal logs {visit.function}"
         if request.writer.output_size > 0:
             proxy.cut(request)
             raise ConnectionResetError(error.message)
