@@ -38,6 +38,7 @@ LOG_FLUSH_SECONDS: Final = 0.1  # a log line waits at most this before it is wri
 LOG_BUFFER_BYTES_MAX: Final = 8 * 2**20  # lines kept while nobody reads them; then they are dropped and counted
 LOG_FLUSH_BYTES: Final = 64 * 2**10  # written at once past this
 BACKLOG_CONNECTIONS_MAX: Final = 2048  # waiting to be accepted
+ROUTES_KEPT_MAX: Final = 1_000  # method and path pairs whose handler is remembered
 HANDLER_SERIES_MAX: Final = 100  # handlers with counters of their own
 
 # CloudEvents.

@@ -92,7 +92,7 @@ class Exchange:
         if not function.readiness.serving:
             raise NotRunningError(function.readiness.reason, retry_after_s=RETRY_AFTER_SECONDS)
         request = Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], content)
-        endpoint = self._pick(request)
+        endpoint = function.routes.get((request.method, request.path)) or self._pick(request)
         if isinstance(endpoint, Response):
             return endpoint
         self._handler = endpoint.name
@@ -127,8 +127,11 @@ class Exchange:
             if request.method == "OPTIONS":
                 return _options(error.allowed)
             raise
-        if request.method == "OPTIONS" and isinstance(endpoint, HttpRoute) and not endpoint.methods:
+        if not isinstance(endpoint, HttpRoute):
+            return endpoint
+        if request.method == "OPTIONS" and not endpoint.methods:
             return _options(_COMMON_METHODS)
+        self._function.remember(request, endpoint)
         return endpoint
 
     async def _queue(self) -> None:
