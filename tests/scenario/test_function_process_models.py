@@ -102,6 +102,8 @@ def test_model_calls_are_counted_by_version_and_outcome(function: FunctionProces
     calls = [line for line in text.splitlines() if line.startswith("shoal_model_calls_total")]
     assert any('model="identity_fp32"' in line and 'outcome="ok"' in line for line in calls)
     assert any('model="identity_fp32"' in line and 'outcome="model-input"' in line for line in calls)
+    assert 'shoal_pool_retries_total{revision="echo-00001",service="echo"} 0.0' in text
+    assert 'shoal_pool_calls_in_flight{revision="echo-00001",service="echo"} 0.0' in text
 
 
 def test_a_contract_that_does_not_hold_keeps_the_function_from_being_ready(
