@@ -182,14 +182,17 @@ async def test_sigterm_finishes_what_is_in_flight(front: Front) -> None:
 
     async with upstream(handler) as port:
         await front.put(routes({"f": {"f-1": 100}}, {"f-1": [port]}))
-        call = asyncio.ensure_future(front.fetch("GET", host="f.localhost"))
+        call = asyncio.ensure_future(front.call("GET", host="f.localhost"))
         await started.wait()
         process = front.child.process
         assert process is not None
         os.kill(process.pid, signal.SIGTERM)
+        await until(lambda: any("stopping" in line["message"] for line in front.child.lines()))
         late = asyncio.ensure_future(front.fetch("GET", host="f.localhost"))  # waits in the backlog
         finish.set()
-        assert await call == (200, "finished")
+        async with await call as answer:
+            assert (answer.status, await answer.text()) == (200, "finished")
+            assert answer.headers["Connection"] == "close"
         assert await asyncio.to_thread(process.wait, 60) == 0
         front.child.start()
         await front.put(routes({"f": {"f-1": 100}}, {"f-1": [port]}))

@@ -170,7 +170,6 @@ class FrontDoor:
         self._gateway = gateway
         self._log = log
         self._page = own
-        self.draining = False
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -207,7 +206,7 @@ class FrontDoor:
         else:
             response = await self._page.answer(request, where)
             response.headers[hdrs.SERVER] = problems.SERVER_NAME
-        if self.draining or "upgrade" in request.headers:
+        if "upgrade" in request.headers:
             response.force_close()  # an upgrade refused leaves nothing to say on this connection
         return response
 
@@ -219,7 +218,7 @@ class FrontDoor:
             proxy.cut(request)
             raise ConnectionResetError(error.message)
         unread = request.body_exists and not request.content.is_eof()
-        close = unread or self.draining or request.method == hdrs.METH_CONNECT
+        close = unread or request.method == hdrs.METH_CONNECT
         response = problems.response(error, "platform", close=close)
         response.headers[proxy.REQUEST_ID_HEADER] = visit.request_id
         return response

@@ -50,7 +50,7 @@ class Server(web.Server):
         self, handler: Handler, connections_max: int, *, idle_s: float = limits.GATEWAY_IDLE_SECONDS_MAX
     ) -> None:
         super().__init__(
-            handler,
+            self._handle,
             handler_cancellation=True,  # who went away is not worked for
             auto_decompress=False,
             access_log=None,
@@ -60,6 +60,20 @@ class Server(web.Server):
             max_headers=limits.GATEWAY_FIELDS_MAX,
         )
         self.connections_max = connections_max
+        self._handler = handler
+        self._draining = False
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = await self._handler(request)
+        if self._draining:
+            response.force_close()  # says so in the answer: the next request belongs on another connection
+        return response
+
+    async def drain(self, seconds: float) -> None:
+        """Finish what is in flight, at most ``seconds``, then close every connection."""
+        self._draining = True
+        self.pre_shutdown()
+        await self.shutdown(seconds)
 
     def __call__(self) -> web.RequestHandler:
         """Make the protocol of one connection."""
@@ -184,8 +198,8 @@ async def serve_until_signal(server: Server, sock: socket.socket, drain_s: float
     listener = await loop.create_server(server, sock=sock, backlog=_BACKLOG)
     await stop.wait()
     listener.close()
-    server.pre_shutdown()
-    await server.shutdown(drain_s)
+    log("info", f"stopping; {len(server.connections)} connections get {drain_s:g} s to finish")
+    await server.drain(drain_s)
     OUTPUT.close(_LOG_CLOSE_SECONDS)
 
 
