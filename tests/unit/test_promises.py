@@ -28,3 +28,10 @@ def test_every_row_names_what_keeps_it() -> None:
     rows = [line for line in (ROOT / "PROMISES.md").read_text().splitlines() if line.startswith("| ")]
     promises = [row for row in rows if not row.startswith("| promise |")]
     assert all("`tests/" in row or "`functions/" in row for row in promises)
+
+
+def test_every_place_on_the_map_exists() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    places = set(re.findall(r"`((?:cli|platform|pool|models|runtime|triton|spec|core)/[a-z_/]*(?:\.py)?)`", text))
+    assert len(places) > 20
+    assert [place for place in places if not (ROOT / "framework" / "shoal" / place).exists()] == []
