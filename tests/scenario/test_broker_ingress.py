@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
@@ -99,3 +100,17 @@ async def test_an_event_nobody_wants_is_kept_and_done(mail: Mail) -> None:
     assert (await post(mail, BINARY, b""))[0] == 202
     stats = await mail.stats()
     assert (stats["accepted"], stats["pending"], stats["delivered"]) == (1, 0, 0)
+
+
+async def test_an_event_whose_publisher_hangs_up_at_once_is_delivered(mail: Mail) -> None:
+    """The broker may or may not have read it; what it has kept is delivered without another event's help."""
+    head = "".join(f"{name}: {value}\r\n" for name, value in BINARY.items())
+    message = f"POST /default HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n{head}\r\n".encode()
+    for _ in range(20):
+        _, writer = await asyncio.open_connection("127.0.0.1", mail.child.port)
+        writer.write(message)
+        await writer.drain()
+        writer.transport.abort()
+    await mail.settled(pending=0, retrying=0)
+    stats = await mail.stats()
+    assert stats["accepted"] == stats["delivered"] == len(mail.functions.seen)

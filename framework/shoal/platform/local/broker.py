@@ -28,7 +28,7 @@ from shoal.core.errors import MediaTypeError, MethodError, NotFoundError, Reques
 from shoal.platform.local import ingest, problems, routing, serving
 from shoal.platform.local.delivery import Answer, Trigger, parse_triggers
 from shoal.platform.local.dispatcher import Dispatcher
-from shoal.platform.local.events_store import Due, EventStore
+from shoal.platform.local.events_store import Due, EventStore, NewEvent
 from shoal.platform.local.eventwriter import EventWriter
 from shoal.platform.local.layout import Home, home_of
 
@@ -66,6 +66,10 @@ class Ingress:
         headers = [(name.lower(), value) for name, value in request.raw_headers]
         body = await serving.read_body(request, ingest.bytes_max(headers), _BODY_SECONDS_MAX)
         events = ingest.read_events(headers, body, broker)
+        # A publisher that hangs up cancels this call, but not a commit: who waits for the event has to hear of it.
+        await asyncio.shield(self._keep(broker, events))
+
+    async def _keep(self, broker: str, events: list[NewEvent]) -> None:
         known = None if self._dispatcher.triggers is None else list(self._dispatcher.triggers.values())
         concerned = await self._writer.write(lambda store: store.admit(events, known, self._clock.now()))
         self._dispatcher.wake(concerned)
@@ -149,6 +153,7 @@ class Control:
         app.add_routes(
             [
                 web.put("/triggers", _answering(self.put_triggers)),
+                web.get("/triggers", _answering(self.triggers)),
                 web.get("/stats", _answering(self.stats)),
                 web.get("/dead", _answering(self.dead)),
                 web.post("/dead/{id:[0-9]{1,18}}/redrive", _answering(self.redrive)),
@@ -174,6 +179,11 @@ class Control:
                 self._courier.gateway = gateway.rstrip("/")
                 await self._dispatcher.set_triggers(triggers)
         return {"generation": self._generation}
+
+    async def triggers(self, _: web.Request) -> Any:
+        """List the triggers in effect."""
+        known = self._dispatcher.triggers or {}
+        return {"generation": self._generation, "triggers": [asdict(trigger) for trigger in known.values()]}
 
     async def stats(self, _: web.Request) -> Any:
         """Count events and deliveries."""
