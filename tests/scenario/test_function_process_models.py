@@ -81,10 +81,10 @@ def test_sync_on_the_loop_is_the_handlers_mistake(function: FunctionProcess) -> 
     assert "write: await numbers" in function.line(message="handler wrong failed")["traceback"]
 
 
-def test_a_wrong_tensor_is_told_as_the_models_error(function: FunctionProcess) -> None:
+def test_a_wrong_tensor_is_the_handlers_mistake(function: FunctionProcess) -> None:
     answer = function.ask("/wrong-tensor")
     document = answer.json()
-    assert (answer.status, document["component"], document["code"]) == (500, "model", "model-input")
+    assert (answer.status, document["component"], document["code"]) == (500, "handler", "model-input")
     assert "'z'" in document["detail"]
 
 
