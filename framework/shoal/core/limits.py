@@ -102,6 +102,8 @@ ENV_VARIABLES_MAX: Final = 100
 ENV_VALUE_BYTES_MAX: Final = 32 * 2**10  # Linux takes 128 KiB for one
 TRIGGERS_PER_FUNCTION_MAX: Final = 20
 FILTER_ATTRIBUTES_MAX: Final = 10
+REQUIREMENTS_BYTES_MAX: Final = 1 * 2**20  # one requirements.txt; a hash for each platform's wheel takes its room
+REQUIREMENTS_MAX: Final = 500  # packages in one
 WINDOW_SECONDS_MIN: Final = 1.0  # idle time before zero; Knative itself takes 6 s at least
 WINDOW_SECONDS_MAX: Final = 3600.0
 BROKER_DELIVERIES_MAX: Final = 256  # under way for all triggers together
@@ -118,7 +120,9 @@ GATEWAY_CONNECT_ATTEMPTS_MAX: Final = 3  # instances tried for one request while
 GATEWAY_MARGIN_SECONDS: Final = 1.0  # past a function's own timeout, so that its own answer comes first
 GATEWAY_DRAIN_SECONDS_MAX: Final = 30.0  # what requests in flight get at SIGTERM
 GATEWAY_RECENT_MAX: Final = 200  # requests the page shows
+GATEWAY_PAST_REVISIONS_MAX: Final = 1_000  # revisions without a route whose requests stay counted
 PAGE_READ_SECONDS_MAX: Final = 2.0  # for another process's part of the page
+PAGE_TEXT_CHARS_MAX: Final = 500  # one field of a dead letter on the page
 GATEWAY_NAMES_SHOWN_MAX: Final = 20  # functions named in a 404
 
 # Broker.
