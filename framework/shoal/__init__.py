@@ -42,8 +42,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "CloudEvent", "Context", "Model", "Request", "Response", "event", "http", "start", "stop",
-    "ModelError", "NotFoundError", "PoolError", "RequestError",
+    "CloudEvent", "Context", "Model", "ModelError", "NotFoundError", "PoolError", "Request", "RequestError",
+    "Response", "event", "http", "start", "stop",
 ]  # fmt: skip
 
 

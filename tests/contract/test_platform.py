@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from helpers_functions import Make, deploy, until
+from helpers_wheels import write_wheel
 from shoal.core.errors import (
     ConflictError,
     ContractError,
@@ -124,6 +125,32 @@ def test_files_beside_the_handler_come_along(platform: Platform, make: Make) -> 
     (folder / "words.txt").write_text("from a file")
     deploy(platform, folder)
     assert platform.invoke(folder.name).body == b"from a file"
+
+
+def test_a_function_has_the_third_party_packages_it_pins(
+    platform: Platform, make: Make, wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "cache"))
+    for version in ("1.0", "2.0"):
+        write_wheel(wheels, "shoal_test_pinned", version, {"shoal_test_pinned.py": f"VERSION = '{version}'\n"})
+    code = (
+        "from shoal import http\nimport shoal_test_pinned\n@http\ndef f():\n    return shoal_test_pinned.VERSION\n"
+    )
+    folder = make(code)
+    with pytest.raises(DeployError, match="No module named 'shoal_test_pinned'") as caught:
+        deploy(platform, folder)
+    assert caught.value.hint == f"add shoal_test_pinned==VERSION to {folder}/requirements.txt"
+    (folder / "requirements.txt").write_text("shoal-test-pinned\n")
+    with pytest.raises(SpecError, match=r"requirements\.txt:1:1: 'shoal-test-pinned' is without a version"):
+        deploy(platform, folder)
+    (folder / "requirements.txt").write_text("shoal-test-pinned==1.0\n")
+    stages = [item for item in platform.deploy(folder) if isinstance(item, Stage) and item.state == "done"]
+    assert (stages[0].name, stages[0].detail) == ("packages", "shoal-test-pinned==1.0")
+    assert platform.invoke(folder.name).body == b"1.0"
+    (folder / "requirements.txt").write_text("shoal-test-pinned==2.0\n")
+    assert deploy(platform, folder).created
+    assert platform.invoke(folder.name).body == b"2.0"
+    assert not deploy(platform, folder).created
 
 
 # Traffic.

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from shoal.core.errors import HandlerError
 from shoal.runtime import handlers, problems
-from shoal.runtime.failures import failure_of
+from shoal.runtime.failures import failure_of, hint_of
 from shoal.runtime.model import declared
 from shoal.runtime.scan import Uses, scan
 
@@ -59,7 +59,7 @@ def problem(error: BaseException, folder: Path) -> dict[str, Any]:
     place = f" ({failure.where})" if failure.where else ""
     told = HandlerError(f"the handler cannot be imported: {failure.last_line}{place}")
     about = {"type": failure.type, "message": failure.message, "where": failure.where}
-    return {**problems.document(told, ""), "exception": about, "hint": getattr(error, "hint", "")}
+    return {**problems.document(told, ""), "exception": about, "hint": hint_of(error, folder)}
 
 
 def main(arguments: list[str]) -> int:

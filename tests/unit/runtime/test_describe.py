@@ -97,6 +97,23 @@ def test_a_handler_that_cannot_be_imported_is_a_problem_with_its_line(
     assert (problem["component"], problem["type"]) == ("handler", "urn:shoal:problem:handler")
 
 
+def test_a_missing_package_comes_with_where_to_pin_it(tmp_path: Path) -> None:
+    file = tmp_path / "requirements.txt"
+    for module, package in {
+        "shoal_test_absent": "shoal_test_absent",
+        "shoal_test_absent.part": "shoal_test_absent",
+    }.items():
+        _, problem = describe(write_handler(tmp_path, f"import {module}"))
+        assert problem["hint"] == f"add {package}==VERSION to {file}"
+    _, problem = describe(write_handler(tmp_path, "raise ModuleNotFoundError('PIL', name='PIL')"))
+    assert problem["hint"] == f"add pillow==VERSION to {file}"
+    (tmp_path / "requirements.lock").write_text("")
+    _, problem = describe(write_handler(tmp_path, "import shoal_test_absent"))
+    assert problem["hint"].endswith("requirements.lock")
+    _, problem = describe(write_handler(tmp_path, "import json.nothing"))
+    assert problem["hint"] == ""
+
+
 def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
     code, problem = describe(tmp_path)
     assert code == 1

@@ -24,7 +24,7 @@ from shoal.core.hashing import parts_digest, tree_digest, tree_files
 from shoal.core.problems import from_problem
 from shoal.models import contract
 from shoal.models.repository import ModelRepository
-from shoal.platform.local import environment, logfiles
+from shoal.platform.local import environment, logfiles, packages
 from shoal.platform.local.engine import Engine
 from shoal.platform.local.processes import Command, Process, describe_end
 from shoal.platform.local.records import Revision, RunSpec, TriggerSpec, with_all_traffic
@@ -62,12 +62,14 @@ class Deploying:
     report: Report
     spec: FunctionSpec = field(init=False)
     described: Described = field(init=False)
+    packages: str = ""  # the folder with what requirements.txt pins
     versions: dict[str, str] = field(default_factory=dict)  # alias -> exact model version
 
     async def run(self) -> Deployment:
         """Go through all stages; raises SpecError, ContractError or DeployError with the one reason."""
         scratch = Path(tempfile.mkdtemp(prefix="deploy-", dir=self.engine.home.scratch))
         try:
+            await self._packages()
             with self._stage("check") as told:
                 await self._check(scratch)
                 told.append(_summary(self.described))
@@ -96,6 +98,16 @@ class Deploying:
 
     # Stages.
 
+    async def _packages(self) -> None:
+        """Install what the function pins, before its handler is imported; without pins there is no such stage."""
+        if not packages.asked(self.order.source):
+            return
+        with self._stage("packages") as told:
+            await asyncio.to_thread(load, self.order.source)  # its mistakes are told before anything is installed
+            wanted = await asyncio.to_thread(packages.wanted, self.order.source)
+            self.packages = await asyncio.to_thread(packages.install, wanted, self.order.cache)
+            told.append(", ".join(map(str, wanted.pins)) or "nothing to install")
+
     async def _check(self, scratch: Path) -> None:
         self.spec = await asyncio.to_thread(load, self.order.source)
         await asyncio.to_thread(_snapshot, self.order.source, scratch / "code")
@@ -121,7 +133,7 @@ class Deploying:
 
     def _revision(self, code: Path) -> tuple[Revision, bool]:
         """Find the newest revision if it is the same, else make the next one from the snapshot."""
-        spec = run_spec(self.spec, self.described)
+        spec = run_spec(self.spec, self.described, self.packages)
         digest = _digest(code, spec, self.versions)
         newest = next(iter(self.engine.state.revisions(self.spec.name)), None)
         if newest is not None and newest.digest == digest:
@@ -164,7 +176,8 @@ class Deploying:
         """Import the handler in a process of its own, as the runtime would, and read what it declares."""
         output = scratch / "described"
         argv = environment.describe_command(self.order.source, self.spec.handler)
-        env = {**environment.base(scratch), **self.spec.env, "K_SERVICE": self.spec.name}
+        ours = {"K_SERVICE": self.spec.name, **environment.with_packages(self.packages)}
+        env = {**environment.base(scratch), **self.spec.env, **ours}
         process = Process(Command(argv, env, output, self.order.source))
         try:
             async with asyncio.timeout(limits.DESCRIBE_SECONDS_MAX):
@@ -232,7 +245,7 @@ class Deploying:
         self.report(Stage(name, "done", self.engine.clock.monotonic() - started, "".join(told)))
 
 
-def run_spec(spec: FunctionSpec, described: Described) -> RunSpec:
+def run_spec(spec: FunctionSpec, described: Described, packages: str = "") -> RunSpec:
     """Reduce a specification and what its handler declares to what running it needs."""
     triggers = spec.triggers
     if triggers is None:
@@ -258,6 +271,7 @@ def run_spec(spec: FunctionSpec, described: Described) -> RunSpec:
             )
             for trigger in triggers
         ),
+        packages=packages,
     )
 
 

@@ -35,6 +35,7 @@ class RunSpec:
     window_s: float = 60.0  # idle time before the last instance goes
     env: Mapping[str, str] = field(default_factory=dict)
     triggers: tuple[TriggerSpec, ...] = ()
+    packages: str = ""  # the folder with its third-party packages
 
     def to_json(self) -> dict[str, Any]:
         """Give the JSON form, which ``from_json`` reads."""
