@@ -192,6 +192,21 @@ async def test_an_instance_that_refused_is_left_alone_until_the_node_names_it_ag
     assert len(revision.usable) == 2
 
 
+async def test_the_last_instance_refusing_wakes_it_for_those_in_line() -> None:
+    node = Node((TWO,))
+    node.gate.set()
+    front = Front(node)
+    front.activator.apply(routes(ONE))
+    revision = front.balancer.revision("r")
+    async with asyncio.timeout(30), front.activator.slot(revision, None) as instance:
+        waiting = asyncio.ensure_future(front.visit())
+        await settle()
+        front.balancer.refuse(revision, instance)
+    async with asyncio.timeout(30):
+        assert await waiting == TWO
+    assert node.calls == ["r"]
+
+
 async def test_idle_time_counts_from_the_last_request() -> None:
     front = Front(Node())
     front.activator.apply(routes(ONE))

@@ -45,6 +45,8 @@ class Activator:
             yield instance
         finally:
             self._balancer.give_back(revision, instance)
+            if revision.waiting:  # who held the slot may have found that its instance takes no connections
+                self._wake_once(revision)
 
     async def stop(self) -> None:
         """End the calls to the node that are under way."""
