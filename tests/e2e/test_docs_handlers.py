@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import TestServer
 
 import shoal
 from helpers_process import FunctionProcess, served
 from shoal.cli import payload
 from shoal.core import errors, limits
-from shoal.models.fake_pool import FakePool
+from shoal.models.fake import FakeModels
+from shoal.models.fake_http import application
 from shoal.runtime.settings import Settings
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "handlers.md").read_text()
@@ -74,9 +76,10 @@ async def test_an_example_answers_what_it_shows(example: Example, tmp_path: Path
     (folder / "1").mkdir(parents=True)
     (folder / "1" / "model.py").write_text("")
     (folder / "config.pbtxt").write_text(CONFIG)
-    async with FakePool(tmp_path / "models") as pool:
-        pool.models.load(MODEL)
-        await asyncio.to_thread(check, example, tmp_path, pool.http)
+    models = FakeModels(tmp_path / "models")
+    models.load(MODEL)
+    async with TestServer(application(models)) as pool:
+        await asyncio.to_thread(check, example, tmp_path, f"{pool.host}:{pool.port}")
 
 
 def check(example: Example, home: Path, pool: str) -> None:
