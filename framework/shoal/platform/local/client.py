@@ -53,7 +53,7 @@ class LocalPlatform:
     # Life.
 
     def up(self) -> PlatformStatus:
-        """Start the platform; back when functions can be deployed, with or without the pool.
+        """Start the platform; back when gateway and broker answer, with the pool perhaps still starting.
 
         Raises ConflictError when it runs already, UsageError when a port is taken, PlatformError with the last
         lines of the node's log when it does not start.

@@ -27,8 +27,8 @@ from shoal.models.repository import ModelRepository
 from shoal.platform.local import environment, logfiles, packages
 from shoal.platform.local.engine import Engine
 from shoal.platform.local.processes import Command, Process, describe_end
-from shoal.platform.local.records import Revision, RunSpec, TriggerSpec, with_all_traffic
-from shoal.platform.port import Deployment, Stage
+from shoal.platform.local.records import Revision, RunSpec, TriggerSpec, handler_info, percents, with_all_traffic
+from shoal.platform.port import Deployment, Stage, Target
 from shoal.spec.function import FunctionSpec, load
 
 Report = Callable[[Stage], None]
@@ -64,6 +64,7 @@ class Deploying:
     described: Described = field(init=False)
     packages: str = ""  # the folder with what requirements.txt pins
     versions: dict[str, str] = field(default_factory=dict)  # alias -> exact model version
+    replaced: tuple[Target, ...] = ()  # the split this deployment put another in the place of
 
     async def run(self) -> Deployment:
         """Go through all stages; raises SpecError, ContractError or DeployError with the one reason."""
@@ -87,14 +88,28 @@ class Deploying:
             told.append(revision.name if created else f"{revision.name}, unchanged")
         try:
             await self._ready(revision)
-            await self._publish(revision)
+            await self._publish(revision, created=created)
         except BaseException:
             if created:
                 await asyncio.shield(self._withdraw(revision))
             raise
         self.engine.prune(self.spec.name)
-        url = self.engine.url(self.spec.name)
-        return Deployment(self.spec.name, revision.name, created, url, revision.models)
+        return self._outcome(revision, created)
+
+    def _outcome(self, revision: Revision, created: bool) -> Deployment:
+        name, state, source = self.spec.name, self.engine.state, str(self.order.source)
+        before = str(state.setting(_source_key(name), "")) if len(state.revisions(name)) > created else ""
+        state.remember(_source_key(name), source)
+        return Deployment(
+            name,
+            revision.name,
+            created,
+            self.engine.url(name),
+            revision.models,
+            traffic=state.traffic(name),
+            replaced=self.replaced,
+            source_before="" if before == source else before,
+        )
 
     # Stages.
 
@@ -153,13 +168,15 @@ class Deploying:
                 self.engine.instances.forgive(revision.name)
                 await self.engine.start_instance(revision)
 
-    async def _publish(self, revision: Revision) -> None:
-        if not self.order.traffic:
+    async def _publish(self, revision: Revision, *, created: bool) -> None:
+        """Put the revision in effect; one that was there before leaves a split that someone chose as it is."""
+        before = self.engine.state.traffic(self.spec.name)
+        if not self.order.traffic or (percents(before) and not created):
             await self.engine.publish(revision, None)
             return
         with self._stage("traffic") as told:
-            targets = with_all_traffic(self.engine.state.traffic(self.spec.name), revision.name)
-            await self.engine.publish(revision, targets)
+            await self.engine.publish(revision, with_all_traffic(before, revision.name))
+            self.replaced = before
             told.append(f"100 % to {revision.name}")
 
     async def _withdraw(self, revision: Revision) -> None:
@@ -272,12 +289,19 @@ def run_spec(spec: FunctionSpec, described: Described, packages: str = "") -> Ru
             for trigger in triggers
         ),
         packages=packages,
+        handlers=tuple(handler_info(handler) for handler in described.handlers),
     )
 
 
 def _digest(code: Path, spec: RunSpec, versions: Mapping[str, str]) -> str:
-    settings = json.dumps([spec.to_json(), dict(versions)], sort_keys=True)
+    chosen = {key: value for key, value in spec.to_json().items() if key != "handlers"}  # the code says those
+    settings = json.dumps([chosen, dict(versions)], sort_keys=True)
     return parts_digest([("code", tree_digest(code)), ("settings", settings)])
+
+
+def _source_key(function: str) -> str:
+    """Name the setting that remembers the folder a function was last deployed from."""
+    return f"source of {function}"
 
 
 def _snapshot(source: Path, into: Path) -> None:

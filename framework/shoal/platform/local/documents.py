@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from shoal.core import limits
-from shoal.platform.local.records import Revision, leading, percents, tags
-from shoal.platform.port import FunctionStatus, RevisionStatus, Target
+from shoal.platform.local.records import Revision, RunSpec, leading, percents, tags
+from shoal.platform.port import FunctionStatus, RevisionStatus, Target, TriggerInfo
 
 Endpoints = Mapping[str, Sequence[tuple[str, int]]]  # revision -> (instance, port) of its ready instances
 
@@ -55,10 +55,6 @@ def endpoint_list(endpoints: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
 
 def triggers(function: str, targets: Sequence[Target], revisions: Sequence[Revision]) -> list[dict[str, Any]]:
     """Give a function's triggers for the broker: those of the revision with most traffic."""
-    name = leading(targets)
-    spec = next((revision.spec for revision in revisions if revision.name == name), None)
-    if spec is None:
-        return []
     return [
         {
             "name": f"{function}-{index}",
@@ -70,8 +66,14 @@ def triggers(function: str, targets: Sequence[Target], revisions: Sequence[Revis
             "backoff_delay_s": trigger.backoff_delay_s,
             "timeout_s": trigger.timeout_s,
         }
-        for index, trigger in enumerate(spec.triggers)
+        for index, trigger in enumerate(leading_spec(targets, revisions).triggers)
     ]
+
+
+def leading_spec(targets: Sequence[Target], revisions: Sequence[Revision]) -> RunSpec:
+    """Give what the revision with most traffic needs to run; an empty one where nothing has traffic."""
+    name = leading(targets)
+    return next((revision.spec for revision in revisions if revision.name == name), RunSpec())
 
 
 def function_status(
@@ -100,4 +102,8 @@ def function_status(
     )
     broken = [f"{status.name}: {status.reason}" for status in described if status.percent and not status.ready]
     reason = "no revision has traffic" if not shares else "; ".join(broken)
-    return FunctionStatus(name, url, not reason, reason, tuple(targets), described)
+    spec = leading_spec(targets, revisions)
+    waits = tuple(TriggerInfo(trigger.broker, trigger.filter) for trigger in spec.triggers)
+    return FunctionStatus(
+        name, url, not reason, reason, tuple(targets), described, handlers=spec.handlers, triggers=waits
+    )

@@ -327,8 +327,14 @@ class Engine:
         part, follower = self.parts[name], self.followers[name]
         ready = bool(part.pid) and (bool(pool.get("ready")) if name == "pool" else follower.up_to_date)
         address = str(pool.get("http", "")) if name == "pool" else self._address(name)
-        detail = "" if ready else (part.reason or follower.reason or str(pool.get("reason", "")) or "starting")
+        detail = "" if ready else self._why_not(name, pool)
         return Component(name, ready, detail, address, part.pid, part.restarts)
+
+    def _why_not(self, name: str, pool: Mapping[str, Any]) -> str:
+        """Say why a part is not ready; before its socket is there it starts, and what a call met is no news."""
+        told = str(pool.get("reason", "")) if name == "pool" else self.followers[name].reason
+        starting = "starting (a deployment that needs a model waits for it)" if name == "pool" else "starting"
+        return self.parts[name].reason or (told if self.home.socket(name).exists() else "") or starting
 
     async def _pool_status(self) -> Mapping[str, Any]:
         try:
