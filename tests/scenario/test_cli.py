@@ -94,6 +94,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 def up(terminal: Terminal) -> None:
     lines = terminal.text("up", "--port", "0", "--broker-port", "0", "--fake-pool").splitlines()
     assert {"gateway", "broker", "pool"} <= {line.split()[0] for line in lines}
+    assert {line.split()[1] for line in lines} <= {"ready", "starting"}, lines
 
 
 def greeting(terminal: Terminal, *args: str) -> str:
