@@ -150,7 +150,7 @@ class Control:
 
     def application(self) -> web.Application:
         """Make the application."""
-        app = web.Application(client_max_size=limits.BODY_BYTES_MAX)
+        app = web.Application(client_max_size=limits.CONTROL_BODY_BYTES_MAX)
         app.add_routes(
             [
                 web.put("/triggers", _answering(self.put_triggers)),

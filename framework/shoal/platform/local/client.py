@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+from shoal.core import limits
 from shoal.core.errors import NotFoundError, NotRunningError, PlatformError, UsageError
 from shoal.core.problems import from_problem
 from shoal.platform.local import launch, logfiles, unixhttp, wire
@@ -173,7 +174,7 @@ class LocalPlatform:
             try:
                 connection.request(method, path, body=body, headers=dict(headers))
                 response = connection.getresponse()
-                content = response.read()
+                content = unixhttp.read(response, limits.INVOKE_ANSWER_BYTES_MAX)
             except (OSError, http.client.HTTPException) as error:
                 raise NotRunningError(
                     f"the {component} does not answer: {error or type(error).__name__}", hint="shoal status"

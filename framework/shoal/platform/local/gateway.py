@@ -36,7 +36,6 @@ from shoal.platform.local.balancing import Balancer, Revision
 from shoal.platform.local.control import call
 from shoal.platform.local.layout import Home, home_of
 
-_CONTROL_BYTES_MAX = 8 * 2**20  # a table of routes
 _CLIENT_GONE = 499  # as nginx logs it; nobody reads this answer
 
 
@@ -240,7 +239,7 @@ def control(gateway: Gateway, balancer: Balancer) -> web.Application:
     async def get_load(_: web.Request) -> web.Response:
         return web.json_response({"generation": gateway.table.generation, "revisions": balancer.report()})
 
-    app = web.Application(client_max_size=_CONTROL_BYTES_MAX)
+    app = web.Application(client_max_size=limits.CONTROL_BODY_BYTES_MAX)
     app.add_routes([web.put("/routes", put_routes), web.get("/load", get_load)])
     return app
 

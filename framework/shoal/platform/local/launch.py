@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from shoal.core import proctree
+from shoal.core import limits, proctree
 from shoal.core.errors import ConflictError, NotRunningError, PlatformError
 from shoal.core.problems import from_problem
 from shoal.platform.local import logfiles, unixhttp
@@ -22,7 +22,6 @@ from shoal.platform.local.layout import Home
 from shoal.platform.local.processes import die_with
 
 START_SECONDS_MAX: Final = 120.0
-STOP_SECONDS_MAX: Final = 120.0  # requests in flight are finished first
 KILL_SECONDS_MAX: Final = 30.0
 _REASON_LINES: Final = 5
 _POLL_SECONDS: Final = 0.02
@@ -73,7 +72,7 @@ def stop(home: Home) -> bool:
     family = proctree.family(node)
     with suppress(NotRunningError):
         unixhttp.call(home.socket("node"), "POST", "/v1/stop", timeout_s=KILL_SECONDS_MAX)
-    if not _until(lambda: not is_alive(home), STOP_SECONDS_MAX):
+    if not _until(lambda: not is_alive(home), limits.NODE_STOP_SECONDS_MAX):
         _end(node, signal.SIGTERM)
         if not _until(lambda: not is_alive(home), KILL_SECONDS_MAX):
             _end(node, signal.SIGKILL)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import Final
 
+from shoal.core import limits
 from shoal.core.clock import Clock
 from shoal.core.errors import ShoalError
 from shoal.platform.local import logfiles
@@ -19,7 +20,7 @@ from shoal.platform.local.processes import Command, Process, describe_end
 BACKOFF_FIRST_SECONDS: Final = 0.1
 BACKOFF_SECONDS_MAX: Final = 10.0
 STEADY_SECONDS: Final = 10.0  # a process that lived this long starts its delays anew
-STOP_SECONDS_MAX: Final = 40.0  # past the drain of the slowest component
+STOP_SECONDS_MAX: Final = limits.PART_STOP_SECONDS_MAX
 
 
 class State(StrEnum):

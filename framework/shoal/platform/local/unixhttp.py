@@ -9,18 +9,19 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from shoal.core import limits
 from shoal.core.errors import NotRunningError, PlatformError
 from shoal.core.problems import from_problem
 
 
 class UnixConnection(http.client.HTTPConnection):
-    """An HTTP connection through a unix socket; ``timeout_s`` None waits for ever."""
+    """An HTTP connection through a unix socket; ``timeout_s`` bounds each wait for the other side."""
 
-    def __init__(self, path: Path, timeout_s: float | None) -> None:
+    def __init__(self, path: Path, timeout_s: float) -> None:
         super().__init__("shoal", timeout=timeout_s)
         self._path = path
 
@@ -31,22 +32,46 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def call(path: Path, method: str, target: str, body: Any = None, *, timeout_s: float | None = None) -> Any:
+def call(
+    path: Path, method: str, target: str, body: Any = None, *, timeout_s: float = limits.CONTROL_SECONDS_MAX
+) -> Any:
     """Call the node; raises the error it answers, or NotRunningError when it is not there."""
     with closing(UnixConnection(path, timeout_s)) as connection:
         response = _send(connection, method, target, body)
-        text = response.read()
+        with _patience():
+            text = read(response, limits.CONTROL_BODY_BYTES_MAX)
     return _answer(response.status, text)
 
 
-def stream(path: Path, method: str, target: str, body: Any = None) -> Iterator[Any]:
-    """Call the node and yield its answer's JSON lines as they come; raises as ``call`` does."""
-    with closing(UnixConnection(path, None)) as connection:
+def stream(
+    path: Path,
+    method: str,
+    target: str,
+    body: Any = None,
+    *,
+    silence_s: float = limits.DEPLOY_SILENCE_SECONDS_MAX,
+) -> Iterator[Any]:
+    """Call the node and yield its answer's JSON lines as they come; raises as ``call`` does.
+
+    ``silence_s`` is how long it may say nothing.
+    """
+    with closing(UnixConnection(path, silence_s)) as connection:
         response = _send(connection, method, target, body)
         if response.status >= 400:
-            _answer(response.status, response.read())
+            with _patience():
+                _answer(response.status, read(response, limits.CONTROL_BODY_BYTES_MAX))
         for line in _lines(response):
             yield json.loads(line)
+
+
+def read(response: http.client.HTTPResponse, bytes_max: int) -> bytes:
+    """Read a body whole; PlatformError when it is longer than ``bytes_max``."""
+    text = response.read(bytes_max + 1)
+    if len(text) > bytes_max:
+        raise PlatformError(f"the answer passes the limit of {bytes_max} bytes")
+    if response.length:  # read with a size does not mind a body that ends early
+        raise http.client.IncompleteRead(text, response.length)
+    return text
 
 
 def _send(connection: UnixConnection, method: str, target: str, body: Any) -> http.client.HTTPResponse:
@@ -62,9 +87,23 @@ def _send(connection: UnixConnection, method: str, target: str, body: Any) -> ht
 
 
 def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    while True:
+        with _patience():
+            line = response.readline(limits.CONTROL_BODY_BYTES_MAX)
+        if not line:
+            return
+        if len(line) == limits.CONTROL_BODY_BYTES_MAX:
+            raise PlatformError(f"a line of the answer passes the limit of {len(line)} bytes")
+        yield line
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Say what a broken or silent connection in the middle of an answer means."""
     try:
-        while line := response.readline():
-            yield line
+        yield
+    except TimeoutError as error:
+        raise NotRunningError("the platform stopped in the middle of its answer", hint="shoal status") from error
     except (OSError, http.client.HTTPException) as error:
         raise NotRunningError("the platform ended in the middle of its answer", hint="shoal up") from error
 
