@@ -25,7 +25,6 @@ REPOSITORY_VARIABLE: Final = "SHOAL_MODEL_REPOSITORY"
 REPOSITORY_FOLDER: Final = "triton-repo"
 CACHE_VARIABLE: Final = "SHOAL_CACHE"
 PARTS: Final = ("node", "gateway", "broker", "pool", "triton")  # whose logs can be read beside the functions'
-_CALL_SECONDS: Final = 900.0  # a traffic change may have to load a model first
 _ADDRESS_SECONDS: Final = 10.0
 
 
@@ -88,8 +87,7 @@ class LocalPlatform:
             "cache": str(_cache()),
             "traffic": traffic,
         }
-        target = f"/v1/functions/{quote(folder.name)}/revisions"
-        for line in unixhttp.stream(self._socket, "POST", target, order):
+        for line in unixhttp.stream(self._socket, "POST", "/v1/deployments", order):
             if "problem" in line:
                 raise from_problem(line["problem"])
             if "deployment" in line:
@@ -100,24 +98,24 @@ class LocalPlatform:
 
     def status(self) -> PlatformStatus:
         """Describe the platform's own parts."""
-        return wire.platform_status(self._call("GET", "/v1/status"))
+        return wire.platform_status(self._read("/v1/status"))
 
     def functions(self) -> list[FunctionStatus]:
         """Describe all functions, by name."""
-        return [wire.function_status(item) for item in self._call("GET", "/v1/functions")["functions"]]
+        return [wire.function_status(item) for item in self._read("/v1/functions")["functions"]]
 
     def function(self, name: str) -> FunctionStatus:
         """Describe one function; NotFoundError names those that exist."""
-        return wire.function_status(self._call("GET", f"/v1/functions/{quote(name, safe='')}"))
+        return wire.function_status(self._read(f"/v1/functions/{quote(name, safe='')}"))
 
     def set_traffic(self, name: str, targets: Sequence[Target]) -> FunctionStatus:
         """Replace the split; in effect on return."""
         body = {"targets": [asdict(target) for target in targets]}
-        return wire.function_status(self._call("PUT", f"/v1/functions/{quote(name, safe='')}/traffic", body))
+        return wire.function_status(self._change("PUT", f"/v1/functions/{quote(name, safe='')}/traffic", body))
 
     def rollback(self, name: str) -> FunctionStatus:
         """Bring back the percents before the newest change, and again those before these."""
-        return wire.function_status(self._call("POST", f"/v1/functions/{quote(name, safe='')}/rollback"))
+        return wire.function_status(self._change("POST", f"/v1/functions/{quote(name, safe='')}/rollback"))
 
     def invoke(
         self,
@@ -150,7 +148,7 @@ class LocalPlatform:
 
     def delete(self, name: str) -> None:
         """Remove a function with its revisions, triggers, logs and the leases on its models."""
-        self._call("DELETE", f"/v1/functions/{quote(name, safe='')}")
+        self._change("DELETE", f"/v1/functions/{quote(name, safe='')}")
 
     # Inside.
 
@@ -158,8 +156,11 @@ class LocalPlatform:
     def _socket(self) -> Path:
         return self.home.socket("node")
 
-    def _call(self, method: str, target: str, body: Any = None) -> Any:
-        return unixhttp.call(self._socket, method, target, body, timeout_s=_CALL_SECONDS)
+    def _read(self, target: str) -> Any:
+        return unixhttp.call(self._socket, "GET", target, timeout_s=limits.NODE_READ_SECONDS_MAX)
+
+    def _change(self, method: str, target: str, body: Any = None) -> Any:
+        return unixhttp.call(self._socket, method, target, body, timeout_s=limits.CHANGE_SECONDS_MAX)
 
     def _address(self, component: str) -> str:
         if component not in self._addresses:

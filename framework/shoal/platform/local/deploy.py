@@ -166,18 +166,19 @@ class Deploying:
         with self._stage("ready"):
             if not self.engine.instances.ready(revision.name):
                 self.engine.instances.forgive(revision.name)
-                await self.engine.start_instance(revision)
+                await self.engine.instances.ensure(revision)
 
     async def _publish(self, revision: Revision, *, created: bool) -> None:
         """Put the revision in effect; one that was there before leaves a split that someone chose as it is."""
-        before = self.engine.state.traffic(self.spec.name)
-        if not self.order.traffic or (percents(before) and not created):
-            await self.engine.publish(revision, None)
-            return
-        with self._stage("traffic") as told:
-            await self.engine.publish(revision, with_all_traffic(before, revision.name))
-            self.replaced = before
-            told.append(f"100 % to {revision.name}")
+        async with self.engine.changing(self.spec.name):
+            before = self.engine.state.traffic(self.spec.name)
+            if not self.order.traffic or (percents(before) and not created):
+                await self.engine.publish(revision, None)
+                return
+            with self._stage("traffic") as told:
+                late = await self.engine.publish(revision, with_all_traffic(before, revision.name))
+                self.replaced = before
+                told.append(f"100 % to {revision.name}" + (f", {late}" if late else ""))
 
     async def _withdraw(self, revision: Revision) -> None:
         """Remove what this deployment made, unless it was published before the failure."""

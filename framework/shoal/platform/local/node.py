@@ -99,8 +99,8 @@ async def _serve(engine: Engine, options: Options) -> None:
         await engine.stopping.wait()
         log.info("stopping")
     finally:
+        await runner.cleanup()  # first: what it is asked to do needs the parts
         await engine.stop()
-        await runner.cleanup()
 
 
 async def _first(*waits: Any) -> None:
