@@ -13,6 +13,7 @@ import pytest
 from shoal.core import limits
 from shoal.core.errors import NotRunningError, PlatformError
 from shoal.platform.local import engine, supervisor, unixhttp
+from shoal.platform.local.client import LocalPlatform
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 STREAM = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
@@ -58,6 +59,26 @@ def test_a_node_that_falls_silent_is_not_waited_for_without_end(node: Answering)
     lines = unixhttp.stream(node(STREAM + b'{"a":1}\n', hangs=True), "GET", "/", silence_s=0.1)
     with pytest.raises(NotRunningError, match="stopped in the middle"):
         list(lines)
+
+
+def test_a_frozen_node_is_told_as_such_when_asked_what_it_knows(
+    node: Answering, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(limits, "NODE_READ_SECONDS_MAX", 0.1)
+    platform = LocalPlatform(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "node.sock").symlink_to(node(b"", hangs=True))
+    with pytest.raises(NotRunningError, match="the node does not answer") as raised:
+        platform.status()
+    assert "shoal down" in raised.value.hint
+
+
+def test_a_frozen_node_is_not_waited_for_to_begin_a_deployment(
+    node: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CONTROL_SECONDS_MAX", 0.1)
+    with pytest.raises(NotRunningError, match="the node does not answer"):
+        list(unixhttp.stream(node(b"", hangs=True), "POST", "/v1/deployments", {}))
 
 
 def test_a_node_that_ends_in_the_middle_is_not_running(node: Answering) -> None:

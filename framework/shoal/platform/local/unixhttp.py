@@ -11,11 +11,14 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from shoal.core import limits
 from shoal.core.errors import NotRunningError, PlatformError
 from shoal.core.problems import from_problem
+
+_SILENT: Final = "the node does not answer"
+_SILENT_HINT: Final = "shoal down && shoal up   (a stopped process ends with it)"
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -27,9 +30,13 @@ class UnixConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """Connect to the socket's path."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+    def wait_up_to(self, seconds: float) -> None:
+        """Bound each further wait for the other side, also when the answer is the connection's last."""
+        self._line.settimeout(seconds)
 
 
 def call(
@@ -53,10 +60,11 @@ def stream(
 ) -> Iterator[Any]:
     """Call the node and yield its answer's JSON lines as they come; raises as ``call`` does.
 
-    ``silence_s`` is how long it may say nothing.
+    ``silence_s`` is how long it may say nothing once the answer has begun, which it does at once.
     """
-    with closing(UnixConnection(path, silence_s)) as connection:
+    with closing(UnixConnection(path, limits.CONTROL_SECONDS_MAX)) as connection:
         response = _send(connection, method, target, body)
+        connection.wait_up_to(silence_s)
         if response.status >= 400:
             with _patience():
                 _answer(response.status, read(response, limits.CONTROL_BODY_BYTES_MAX))
@@ -81,7 +89,7 @@ def _send(connection: UnixConnection, method: str, target: str, body: Any) -> ht
         connection.request(method, target, body=data, headers=dict(headers))
         return connection.getresponse()
     except TimeoutError as error:
-        raise NotRunningError("the platform does not answer", hint="shoal status") from error
+        raise NotRunningError(_SILENT, hint=_SILENT_HINT) from error
     except (OSError, http.client.HTTPException) as error:
         raise NotRunningError("the platform is not running", hint="shoal up") from error
 
@@ -103,7 +111,7 @@ def _patience() -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise NotRunningError("the platform stopped in the middle of its answer", hint="shoal status") from error
+        raise NotRunningError("the node stopped in the middle of its answer", hint=_SILENT_HINT) from error
     except (OSError, http.client.HTTPException) as error:
         raise NotRunningError("the platform ended in the middle of its answer", hint="shoal up") from error
 
