@@ -248,7 +248,7 @@ async def serve(fd: int, home: Home) -> None:
     """Run the gateway until SIGTERM."""
     clock, rng = SystemClock(), Random()  # noqa: S311 - it splits traffic, it keeps no secret
     async with AsyncExitStack() as stack:
-        instances = await stack.enter_async_context(_to_instances())
+        instances = await stack.enter_async_context(to_instances())
         node = home.socket("node")
         balancer = Balancer(clock)
         activator = Activator(balancer, partial(wake_through_node, node))
@@ -269,9 +269,10 @@ def _page(home: Home, log: AccessLog, balancer: Balancer, clock: Clock) -> page.
     return page.Page(reader("node"), reader("broker"), log, balancer, clock)
 
 
-def _to_instances() -> aiohttp.ClientSession:
+def to_instances() -> aiohttp.ClientSession:
+    """Make the client that calls instances: it sends each request once and passes bodies on as they are."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=limits.GATEWAY_POOL_IDLE_SECONDS_MAX)
-    return aiohttp.ClientSession(
+    session = aiohttp.ClientSession(
         connector=connector,
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -279,6 +280,10 @@ def _to_instances() -> aiohttp.ClientSession:
         max_line_size=limits.GATEWAY_FIELD_BYTES_MAX,
         max_field_size=limits.GATEWAY_FIELD_BYTES_MAX,
     )
+    # The library would send GET, PUT, DELETE and the like again when a kept connection breaks, after the handler
+    # may have run; it has no public switch, only the one its own test client sets.
+    session._retry_connection = False
+    return session
 
 
 def main(arguments: list[str] | None = None) -> None:

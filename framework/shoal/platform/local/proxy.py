@@ -124,8 +124,8 @@ def response_headers(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 class Proxy:
     """Sends requests to instances on this machine over kept connections.
 
-    A kept connection may turn out to be closed; an idempotent request is then sent once more to the same instance
-    on a new one (RFC 9110, 9.2.2), by the client library.
+    Each request is sent once: ``session`` must not repeat one by itself. A connection the instance has closed is
+    not used again, and idle ones end here before the instance ends them, so that none breaks under a request.
     """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
