@@ -79,7 +79,9 @@ class Exchange:
             await self._interrupted()
         except HungUp:
             self._report(HUNG_UP, None)
-        except (Exception, SystemExit) as error:
+        except GeneratorExit:  # this coroutine itself is thrown away: nothing can be awaited any more
+            raise
+        except BaseException as error:  # a handler's KeyboardInterrupt, too: Ctrl-C reaches the process as a signal
             await self._fail(error)
         finally:
             watch.close()
