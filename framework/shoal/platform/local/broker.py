@@ -23,7 +23,7 @@ import aiohttp
 import uvloop
 from aiohttp import hdrs, web
 
-from shoal.core import limits
+from shoal.core import lifeline, limits
 from shoal.core.clock import Clock, SystemClock
 from shoal.core.errors import MediaTypeError, MethodError, NotFoundError, RequestError, ShoalError, UsageError
 from shoal.platform.local import ingest, problems, routing, serving
@@ -270,7 +270,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--home", type=Path, required=True, help="the platform's folder")
     parser.add_argument("--bytes-max", type=int, default=limits.BROKER_BYTES_MAX, help="size of the database")
     options = parser.parse_args(arguments)
-    serving.die_with_parent()
+    lifeline.die_with_parent()
     serving.raise_file_limit()
     try:
         uvloop.run(serve(options.fd, home_of(options.home), options.bytes_max))

@@ -18,7 +18,7 @@ import aiohttp
 import uvloop
 from aiohttp import hdrs, web
 
-from shoal.core import limits
+from shoal.core import lifeline, limits
 from shoal.core.clock import Clock, SystemClock
 from shoal.core.errors import (
     DeadlineError,
@@ -292,7 +292,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--fd", type=int, required=True, help="the listening socket")
     parser.add_argument("--home", required=True, help="the platform's folder")
     options = parser.parse_args(arguments)
-    serving.die_with_parent()
+    lifeline.die_with_parent()
     serving.raise_file_limit()
     uvloop.run(serve(options.fd, home_of(options.home)))
 

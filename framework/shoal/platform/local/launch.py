@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from shoal.core import limits, proctree
+from shoal.core import lifeline, limits, proctree
 from shoal.core.errors import ConflictError, NotRunningError, PlatformError
 from shoal.core.problems import from_problem
 from shoal.platform.local import logfiles, unixhttp
 from shoal.platform.local.layout import Home
-from shoal.platform.local.processes import die_with
 
 START_SECONDS_MAX: Final = 120.0
 KILL_SECONDS_MAX: Final = 30.0
@@ -86,14 +85,13 @@ def _spawn(home: Home, arguments: Sequence[str], fd: int, *, dies_with_caller: b
     argv = [sys.executable, "-P", "-m", "shoal.platform.local.node", "--home", str(home.root), *arguments]
     with home.log("node").open("ab") as log:
         child = subprocess.Popen(
-            argv,
+            lifeline.tied(argv) if dies_with_caller else argv,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=home.root,
             pass_fds=(fd,),
             start_new_session=True,
-            preexec_fn=die_with(os.getpid()) if dies_with_caller else None,
         )
     child.returncode = 0  # nobody waits for it here: it is meant to outlive this process
 

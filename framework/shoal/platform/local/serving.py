@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import resource
 import signal
 import socket
@@ -31,7 +30,6 @@ from shoal.core.errors import (
     SlowRequestError,
 )
 from shoal.platform.local import problems
-from shoal.platform.local.processes import die_with
 from shoal.runtime.lines import LineWriter
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -201,11 +199,6 @@ async def serve_until_signal(server: Server, sock: socket.socket, drain_s: float
     log("info", f"stopping; {len(server.connections)} connections get {drain_s:g} s to finish")
     await server.drain(drain_s)
     OUTPUT.close(_LOG_CLOSE_SECONDS)
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this process with the one that started it, also after kill -9."""
-    die_with(os.getppid())()
 
 
 def raise_file_limit() -> None:
