@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from helpers_triton import TritonAddress, prepared, running, write_repository
 from shoal.pool.environment import TritonEnvironment
+
+# A script's background job ignores SIGINT, and its children inherit that: tests that press Ctrl-C would wait.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

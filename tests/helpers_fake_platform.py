@@ -15,11 +15,13 @@ from shoal.platform.port import (
     Component,
     Deployment,
     FunctionStatus,
+    HandlerInfo,
     PlatformStatus,
     Reply,
     RevisionStatus,
     Stage,
     Target,
+    TriggerInfo,
 )
 
 GATEWAY = "http://127.0.0.1:8080"
@@ -36,11 +38,16 @@ class FakePlatform:
     reply: Reply = field(default_factory=lambda: Reply(200, {"content-type": "text/plain"}, b"hello", 0.012))
     lines: Sequence[str] = ()
     models: Mapping[str, str] = field(default_factory=dict)  # of the next deployment: alias -> version
+    unchanged: bool = False  # whether the next deployments find the newest revision as it is
+    handlers: tuple[HandlerInfo, ...] = ()  # of the next deployment
+    triggers: tuple[TriggerInfo, ...] = ()
+    detail: str = "starting (a deployment that needs a model waits for it)"  # of the pool, which is not ready
 
     options: dict[str, Any] = field(default_factory=dict)  # what it was opened with
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     known: dict[str, FunctionStatus] = field(default_factory=dict)
     history: dict[str, list[tuple[Target, ...]]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
 
     def open(self, **options: Any) -> FakePlatform:
         """Stand in for ``open_platform``."""
@@ -79,14 +86,14 @@ class FakePlatform:
             yield Stage("ready", "failed", 2.5, "no answer")
             raise self.failure
         yield Stage("ready", "done", 0.82, "1 instance")
-        yield self._publish(source.name, traffic)
+        yield self._publish(source, traffic)
 
     def status(self) -> PlatformStatus:
         self._check_up()
         parts = (
             Component("gateway", True, "", GATEWAY, pid=101),
             Component("broker", True, "", "http://127.0.0.1:8081", pid=102, restarts=1),
-            Component("pool", False, "loading magika", pid=103, restarts=2),
+            Component("pool", False, self.detail, pid=103, restarts=2),
         )
         return PlatformStatus(parts, {VERSION: "LOADING"})
 
@@ -145,20 +152,29 @@ class FakePlatform:
         if not self.is_up:
             raise NotRunningError("the platform is not running")
 
-    def _publish(self, name: str, traffic: bool) -> Deployment:
+    def _publish(self, source: Path, traffic: bool) -> Deployment:
+        name, folder = source.name, str(source.absolute())
         url = GATEWAY.replace("127.0.0.1", f"{name}.localhost")
         before = self.known.get(name)
+        came_from = self.sources.get(name, folder) if before else folder
+        self.sources[name] = folder
+        moved = "" if came_from == folder else came_from
+        if before and self.unchanged:
+            newest = before.revisions[0].name
+            return Deployment(name, newest, False, url, self.models, before.traffic, (), moved)
         old = before.revisions if before else ()
         revision = names.revision(name, len(old) + 1)
         digest = f"{len(old) + 1:064x}"
         new = RevisionStatus(revision, self.clock.now(), True, "", 1, 0, (), dict(self.models), digest)
         targets = (Target(revision, 100),) if traffic or before is None else before.traffic
+        replaced = before.traffic if before and traffic else ()
         if before:
             self.history[name].append(before.traffic)
         self.history.setdefault(name, [])
-        self.known[name] = FunctionStatus(name, url, True, "", targets, (new, *old))
+        takes, waits = self.handlers, self.triggers
+        self.known[name] = FunctionStatus(name, url, True, "", targets, (new, *old), takes, waits)
         self._split(name, targets)
-        return Deployment(name, revision, True, url, dict(self.models))
+        return Deployment(name, revision, True, url, dict(self.models), targets, replaced, moved)
 
     def _split(self, name: str, targets: tuple[Target, ...]) -> FunctionStatus:
         function = self.known[name]

@@ -75,7 +75,8 @@ class Child:
 
     def lines(self) -> list[dict[str, Any]]:
         """Its log so far, as JSON; what is not JSON fails the test that reads it."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        whole, _, _ = self.log.read_text().rpartition("\n")  # the last line may be on its way
+        return [json.loads(line) for line in whole.splitlines()]
 
 
 async def until(condition: Callable[[], Any], what: str = "") -> Any:
@@ -261,12 +262,17 @@ class Functions:
     """Stands where the gateway does: records what arrives and answers as told."""
 
     answers: dict[str, list[web.Response]] = field(default_factory=dict)  # function -> its next answers; then 204
+    making: dict[str, list[Callable[[], Awaitable[web.Response]]]] = field(
+        default_factory=dict
+    )  # the same, made late
     seen: list[dict[str, Any]] = field(default_factory=list)
 
     async def handle(self, request: web.Request) -> web.Response:
         function = request.host.removesuffix(".localhost")
         body = await request.read()
         self.seen.append({"function": function, "headers": dict(request.headers), "body": body})
+        if self.making.get(function):
+            return await self.making[function].pop(0)()
         waiting = self.answers.get(function, [])
         return waiting.pop(0) if waiting else web.Response(status=204)
 
@@ -301,6 +307,17 @@ class Mail:
 
     async def stats(self) -> dict[str, int]:
         return await control(self.child, "GET", "/stats")
+
+    async def refused(self, method: str, path: str, body: Any = None) -> Any:
+        """Call the control socket and give the problem it answers."""
+        connector = aiohttp.UnixConnector(str(self.home.socket("broker")))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(method, f"http://x{path}", json=body) as answer,
+        ):
+            problem = await answer.json(content_type="application/problem+json")
+            assert answer.status == problem["status"]
+            return problem
 
     async def settled(self, **wanted: int) -> None:
         async def reached() -> bool:

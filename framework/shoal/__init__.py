@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from shoal.core.errors import ModelError as ModelError
+    from shoal.core.errors import NotFoundError as NotFoundError
+    from shoal.core.errors import PoolError as PoolError
+    from shoal.core.errors import RequestError as RequestError
     from shoal.runtime.events import CloudEvent as CloudEvent
     from shoal.runtime.handlers import event as event
     from shoal.runtime.handlers import http as http
@@ -25,7 +29,11 @@ _HOMES = {
     "CloudEvent": "shoal.runtime.events",
     "Context": "shoal.runtime.messages",
     "Model": "shoal.runtime.model",
+    "ModelError": "shoal.core.errors",
+    "NotFoundError": "shoal.core.errors",
+    "PoolError": "shoal.core.errors",
     "Request": "shoal.runtime.messages",
+    "RequestError": "shoal.core.errors",
     "Response": "shoal.runtime.messages",
     "event": "shoal.runtime.handlers",
     "http": "shoal.runtime.handlers",
@@ -33,7 +41,10 @@ _HOMES = {
     "stop": "shoal.runtime.handlers",
 }
 
-__all__ = ["CloudEvent", "Context", "Model", "Request", "Response", "event", "http", "start", "stop"]
+__all__ = [
+    "CloudEvent", "Context", "Model", "ModelError", "NotFoundError", "PoolError", "Request", "RequestError",
+    "Response", "event", "http", "start", "stop",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -41,3 +52,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'shoal' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, those not yet imported too."""
+    return [*__all__, "__version__"]

@@ -11,6 +11,7 @@ import pytest
 
 import helpers_cluster
 from helpers_functions import Make, write_function
+from helpers_wheels import offline
 from shoal.core.errors import NotFoundError
 from shoal.platform.local.client import LocalPlatform
 from shoal.platform.port import Platform
@@ -18,16 +19,27 @@ from shoal.platform.port import Platform
 TARGETS = ["local", pytest.param("cluster", marks=pytest.mark.cluster)]
 
 
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the platforms look for packages, instead of an index."""
+    return tmp_path_factory.mktemp("wheels")
+
+
 @pytest.fixture(scope="session", params=TARGETS)
-def platform(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """A running platform; on the local one models answer from their contract."""
+def platform(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, wheels: Path
+) -> Iterator[Platform]:
+    """A running platform; models on it answer from their contract, packages come from the folder ``wheels``."""
     if request.param == "cluster":
         with helpers_cluster.platform("contract") as cluster:
             yield cluster
         return
     home = tmp_path_factory.mktemp(request.param) / "home"
     local = LocalPlatform(home, gateway_port=0, broker_port=0, fake_pool=True, dies_with_caller=True)
-    local.up()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in offline(wheels).items():
+            patch.setenv(name, value)
+        local.up()
     try:
         yield local
     finally:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers_functions import Make, deploy, until
+from helpers_functions import Make, deploy, until, write_function
+from helpers_wheels import write_wheel
 from shoal.core.errors import (
     ConflictError,
     ContractError,
@@ -23,7 +24,7 @@ from shoal.core.errors import (
     SpecError,
     UsageError,
 )
-from shoal.platform.port import FunctionStatus, Platform, RevisionStatus, Stage, Target
+from shoal.platform.port import FunctionStatus, HandlerInfo, Platform, RevisionStatus, Stage, Target, TriggerInfo
 
 ECHO = """
     from shoal import http
@@ -126,6 +127,32 @@ def test_files_beside_the_handler_come_along(platform: Platform, make: Make) -> 
     assert platform.invoke(folder.name).body == b"from a file"
 
 
+def test_a_function_has_the_third_party_packages_it_pins(
+    platform: Platform, make: Make, wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "cache"))
+    for version in ("1.0", "2.0"):
+        write_wheel(wheels, "shoal_test_pinned", version, {"shoal_test_pinned.py": f"VERSION = '{version}'\n"})
+    code = (
+        "from shoal import http\nimport shoal_test_pinned\n@http\ndef f():\n    return shoal_test_pinned.VERSION\n"
+    )
+    folder = make(code)
+    with pytest.raises(DeployError, match="No module named 'shoal_test_pinned'") as caught:
+        deploy(platform, folder)
+    assert caught.value.hint == f"add shoal_test_pinned==VERSION to {folder}/requirements.txt"
+    (folder / "requirements.txt").write_text("shoal-test-pinned\n")
+    with pytest.raises(SpecError, match=r"requirements\.txt:1:1: 'shoal-test-pinned' is without a version"):
+        deploy(platform, folder)
+    (folder / "requirements.txt").write_text("shoal-test-pinned==1.0\n")
+    stages = [item for item in platform.deploy(folder) if isinstance(item, Stage) and item.state == "done"]
+    assert (stages[0].name, stages[0].detail) == ("packages", "shoal-test-pinned==1.0")
+    assert platform.invoke(folder.name).body == b"1.0"
+    (folder / "requirements.txt").write_text("shoal-test-pinned==2.0\n")
+    assert deploy(platform, folder).created
+    assert platform.invoke(folder.name).body == b"2.0"
+    assert not deploy(platform, folder).created
+
+
 # Traffic.
 
 
@@ -198,14 +225,66 @@ def test_rollback_brings_back_what_had_the_traffic(platform: Platform, make: Mak
         platform.rollback(name)
 
 
-def test_a_redeploy_after_a_rollback_goes_forward_again(platform: Platform, make: Make) -> None:
-    deploy(platform, folder := make(echo(1)))
+def test_a_redeploy_of_an_unchanged_folder_keeps_the_split(platform: Platform, make: Make) -> None:
+    name, old, new = two_revisions(platform, make)
+    split = (Target(old, 90), Target(new, 10, "next"))
+    platform.set_traffic(name, split)
+    again = deploy(platform, make(echo(2), name=name))
+    assert (again.revision, again.created, again.traffic, again.replaced) == (new, False, split, ())
+    assert platform.function(name).traffic == split
+    third = deploy(platform, make(echo(3), name=name))
+    assert (third.created, third.replaced) == (True, split)
+    assert third.traffic == platform.function(name).traffic == (Target(third.revision, 100), Target(new, 0, "next"))
+
+
+def test_a_redeploy_after_a_rollback_stays_back(platform: Platform, make: Make) -> None:
+    first = deploy(platform, folder := make(echo(1)))
     make(echo(2), name=folder.name)
     second = deploy(platform, folder)
     platform.rollback(folder.name)
     again = deploy(platform, folder)
     assert (again.revision, again.created) == (second.revision, False)
-    assert answer(platform, folder.name)["version"] == 2
+    assert again.traffic == (Target(first.revision, 100),)
+    assert answer(platform, folder.name)["version"] == 1
+
+
+def test_a_redeploy_where_nothing_has_traffic_gets_all(platform: Platform, make: Make) -> None:
+    first = deploy(platform, folder := make(echo(1)), traffic=False)
+    assert (first.traffic, platform.function(folder.name).ready) == ((), False)
+    again = deploy(platform, folder)
+    assert (again.created, again.traffic) == (False, (Target(first.revision, 100),))
+    assert answer(platform, folder.name)["version"] == 1
+
+
+def test_a_name_deployed_from_another_folder_is_told(platform: Platform, make: Make, tmp_path: Path) -> None:
+    first = deploy(platform, folder := make(echo(1)))
+    other = write_function(tmp_path / "other" / folder.name, echo(2))
+    moved = deploy(platform, other)
+    assert (first.source_before, moved.source_before) == ("", str(folder))
+    assert deploy(platform, other).source_before == ""
+    platform.delete(folder.name)
+    assert deploy(platform, folder).source_before == ""
+
+
+def test_a_function_says_what_it_takes(platform: Platform, make: Make) -> None:
+    code = """
+        from shoal import event, http
+
+        @http(path="/size", methods=["POST", "PUT"])
+        def size(body: bytes):
+            return {"version": 1}
+
+        @event(type="com.example.measured")
+        def measured(data: bytes):
+            return None
+    """
+    deploy(platform, folder := make(code))
+    status = platform.function(folder.name)
+    assert status.handlers == (
+        HandlerInfo("size", "http", path="/size", methods=("POST", "PUT")),
+        HandlerInfo("measured", "event", type="com.example.measured"),
+    )
+    assert status.triggers == (TriggerInfo("default", {"type": "com.example.measured"}),)
 
 
 # Zero and back.

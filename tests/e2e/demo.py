@@ -37,7 +37,7 @@ CHAOS_EVENTS = 40
 PROCESS_MARKS = {"triton": b"bin/tritonserver\0", "filetype": b"K_SERVICE=filetype\0"}
 WAIT_SECONDS_MAX = 90.0  # for any one condition; a loaded machine may need most of it
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 110)
 
 
 class DemoError(Exception):
@@ -106,7 +106,8 @@ def show_deploys(story: Story, platform: LocalPlatform) -> None:
         with story.stage(f"deploy functions/{name}") as seen:
             done = deploy(platform, ROOT / "functions" / name)
             models = ", ".join(done.models.values()) or "no model"
-            seen.append(f"{done.revision} at {done.url} ({models})")
+            console.print(f"  [dim]at {done.url}[/]")
+            seen.append(f"{done.revision}, {models}")
 
 
 def show_http(story: Story, platform: LocalPlatform) -> None:
@@ -167,7 +168,7 @@ def show_scale_to_zero(story: Story, platform: LocalPlatform) -> None:
     """Let hello fall to zero, then hold the first request while it wakes."""
     with story.stage("scale to zero, and back with the first request held") as seen:
         idle = wait_for("hello to fall to zero", lambda: instances(platform, "hello") == 0)
-        console.print(f"  no instance left after {idle:.1f} s more of silence")
+        console.print(f"  the last instance ended {idle:.1f} s later: nobody had called")
         reply = platform.invoke("hello", body=b'{"name": "sleeper"}', headers={"content-type": "application/json"})
         expect(reply.status == 200, f"the held request got {reply.status}: {reply.body[:200]!r}")
         seen.append(f"zero instances, then the held request answered 200 after {reply.seconds * 1000:.0f} ms")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -93,6 +94,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 def up(terminal: Terminal) -> None:
     lines = terminal.text("up", "--port", "0", "--broker-port", "0", "--fake-pool").splitlines()
     assert {"gateway", "broker", "pool"} <= {line.split()[0] for line in lines}
+    assert {line.split()[1] for line in lines} <= {"ready", "starting"}, lines
 
 
 def greeting(terminal: Terminal, *args: str) -> str:
@@ -115,7 +117,7 @@ def test_day(terminal: Terminal) -> None:
     assert terminal.run("status", code=3).stderr.endswith(b"hint: shoal up\n")
     up(terminal)
     terminal.run("new", "hello")
-    assert "handler hello: http" in terminal.text("check", "hello")
+    assert terminal.text("check", "hello") == "hello: any request\n"
 
     first = terminal.run("deploy", "hello")
     assert first.stdout.startswith(b"http://hello.localhost:")
@@ -132,6 +134,8 @@ def test_day(terminal: Terminal) -> None:
     terminal.run("traffic", "hello", "@latest=100")
     assert greeting(terminal) == "Good day, Ada!"
     terminal.run("traffic", "hello", "1=90", "2=10")
+    kept = terminal.run("deploy", "hello").stderr
+    assert b"hello-00002 exists already; the split stays: 90 % hello-00001, 10 % hello-00002" in kept
     assert terminal.traffic("hello") == {"hello-00001": 90, "hello-00002": 10}
     terminal.run("rollback", "hello")
     assert terminal.traffic("hello") == {"hello-00002": 100}
@@ -177,6 +181,35 @@ def test_mistake(terminal: Terminal) -> None:
     assert greeting(terminal) == "Hello, Ada!"
 
 
+def test_request(terminal: Terminal) -> None:
+    """A failed call names the command that shows its lines, and these show the function's own frames only."""
+    up(terminal)
+    terminal.run("new", "hello")
+    edit(terminal, "    return {", '    raise RuntimeError("no luck")\n    return {')
+    terminal.run("deploy", "hello")
+    failed = terminal.run("invoke", "hello", code=1).stderr.decode()
+    *_, request = failed.partition("hint: shoal logs hello --request ")
+    assert len(request.strip()) == 8, failed
+    until(
+        lambda: "no luck" in terminal.text("logs", "hello", "--request", request.strip()), "the line of the request"
+    )
+    said = terminal.text("logs", "hello", "--request", request.strip())
+    assert f"request={request.strip()}" in said
+    assert "handler.py" in said
+    assert "shoal/runtime" not in said
+    assert terminal.text("logs", "hello", "--request", "ffffffff-none") == ""
+
+
+def test_ports(terminal: Terminal) -> None:
+    """Ports that are taken are named together, with the command that takes others."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        ports = [str(taken.getsockname()[1]) for taken in (one, two)]
+        refused = terminal.run("up", "--port", ports[0], "--broker-port", ports[1], "--fake-pool", code=2)
+    said = refused.stderr.decode()
+    assert all(f"port {port} for the " in said for port in ports)
+    assert "hint: shoal up --port 0 --broker-port 0" in said
+
+
 def test_event(terminal: Terminal) -> None:
     """An event reaches the function that waits for its type; a handler's print is in the log."""
     up(terminal)
@@ -186,8 +219,14 @@ def test_event(terminal: Terminal) -> None:
         handler.read_text().replace("    greeting =", "    print('asked by', data['name'])\n    greeting =")
     )
     terminal.run("deploy", "greeter")
-    event_id = terminal.text("event", "com.example.greeting.asked", '{"name": "Ada"}').strip()
-    assert len(event_id) == 36
+    status = terminal.text("status", "greeter")
+    assert "greeter: event com.example.greeting.asked" in status
+    assert "trigger: broker default, type=com.example.greeting.asked" in status
+    sent = terminal.run("event", "com.example.greeting.asked", '{"name": "Ada"}')
+    assert len(sent.stdout.strip()) == 36
+    assert sent.stderr == b"accepted by broker 'default'; goes to greeter\n"
+    assert b"no function waits for this type" in terminal.run("event", "com.example.greeting.lost").stderr
+    assert b"hint: greeter takes events: shoal event" in terminal.run("invoke", "greeter", "{}", code=1).stderr
     until(lambda: "asked by Ada" in terminal.text("logs", "greeter"), "the event's delivery")
 
 

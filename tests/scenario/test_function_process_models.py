@@ -81,10 +81,10 @@ def test_sync_on_the_loop_is_the_handlers_mistake(function: FunctionProcess) -> 
     assert "write: await numbers" in function.line(message="handler wrong failed")["traceback"]
 
 
-def test_a_wrong_tensor_is_told_as_the_models_error(function: FunctionProcess) -> None:
+def test_a_wrong_tensor_is_the_handlers_mistake(function: FunctionProcess) -> None:
     answer = function.ask("/wrong-tensor")
     document = answer.json()
-    assert (answer.status, document["component"], document["code"]) == (500, "model", "model-input")
+    assert (answer.status, document["component"], document["code"]) == (500, "handler", "model-input")
     assert "'z'" in document["detail"]
 
 
@@ -102,6 +102,8 @@ def test_model_calls_are_counted_by_version_and_outcome(function: FunctionProces
     calls = [line for line in text.splitlines() if line.startswith("shoal_model_calls_total")]
     assert any('model="identity_fp32"' in line and 'outcome="ok"' in line for line in calls)
     assert any('model="identity_fp32"' in line and 'outcome="model-input"' in line for line in calls)
+    assert 'shoal_pool_retries_total{revision="echo-00001",service="echo"} 0.0' in text
+    assert 'shoal_pool_calls_in_flight{revision="echo-00001",service="echo"} 0.0' in text
 
 
 def test_a_contract_that_does_not_hold_keeps_the_function_from_being_ready(

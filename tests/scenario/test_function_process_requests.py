@@ -77,6 +77,21 @@ CODE = """
     def leave():
         sys.exit(5)
 
+    @http(path="/interrupt")
+    async def interrupt():
+        raise KeyboardInterrupt
+
+    @http(path="/interrupt-thread")
+    def interrupt_thread():
+        raise KeyboardInterrupt
+
+    class Outside(BaseException):
+        pass
+
+    @http(path="/outside")
+    async def outside():
+        raise Outside
+
     @http(path="/stop-iteration")
     def stop_iteration():
         next(iter(()))
@@ -236,11 +251,20 @@ def test_an_exception_is_a_problem_without_internals_and_a_log_line_with_all_of_
     assert (mine["message"], mine["level"]) == ("about to crash", "warning")
 
 
-@pytest.mark.parametrize("path", ["/exit", "/stop-iteration", "/dead-stream", "/header", "/status"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/exit", "/interrupt", "/interrupt-thread", "/outside",
+        "/stop-iteration", "/dead-stream", "/header", "/status",
+    ],
+)  # fmt: skip
 def test_whatever_a_handler_does_its_caller_gets_a_500_and_the_process_lives(
     function: FunctionProcess, path: str
 ) -> None:
-    problem(function.ask(path), 500, "handler", "handler")
+    answer = function.ask(path)
+    problem(answer, 500, "handler", "handler")
+    failure = function.line(level="error", request_id=answer.headers["x-request-id"])
+    assert failure["traceback"]
     assert function.ready()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 from collections import Counter
@@ -49,7 +50,7 @@ async def test_the_nodes_reason_reaches_the_caller(front: Front) -> None:
     problem = {
         "type": "urn:shoal:problem:deploy",
         "detail": "handler.py:3: ImportError: torch",
-        "hint": "shoal logs f",
+        "hint": "shoal check f",
     }
     front.node.refusal = web.json_response(problem, status=500, content_type="application/problem+json")
     await front.put(routes({"f": {"f-1": 100}}, {"f-1": []}))
@@ -57,7 +58,7 @@ async def test_the_nodes_reason_reaches_the_caller(front: Front) -> None:
         told = await answer.json(content_type="application/problem+json")
         assert (answer.status, told["component"]) == (503, "platform")
         assert told["detail"] == "f-1 cannot start: handler.py:3: ImportError: torch"
-        assert told["hint"] == "shoal logs f"
+        assert told["hint"] == "shoal check f"
         assert int(answer.headers["Retry-After"]) >= 1
 
 
@@ -79,6 +80,20 @@ async def test_a_refused_connection_wakes_the_function_again_and_loses_nothing(f
         assert front.node.activations == ["f-1"]
 
 
+async def test_a_large_body_survives_a_refused_connection(front: Front) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(text=str(len(await request.read())))
+
+    gone, dead = listen()
+    gone.close()
+    async with upstream(handler) as port:
+        await front.put(routes({"f": {"f-1": 100}}, {"f-1": [dead]}))
+        front.node.instances["f-1"] = [port]
+        for size in (200_000, 3_000_000):
+            await front.put(routes({"f": {"f-1": 100}}, {"f-1": [dead]}))
+            assert await front.fetch("POST", host="f.localhost", data=io.BytesIO(bytes(size))) == (200, str(size))
+
+
 async def test_a_refused_connection_goes_to_another_instance_first(front: Front) -> None:
     gone, dead = listen()
     gone.close()
@@ -94,9 +109,10 @@ async def test_instances_that_never_take_a_connection_end_in_a_reason(front: Fro
     gone.close()
     await front.put(routes({"f": {"f-1": 100}}, {"f-1": [dead]}))
     front.node.instances["f-1"] = [dead]
-    status, text = await front.fetch("GET", host="f.localhost")
-    assert status == 503
-    assert "takes connections" in text
+    async with front.call("GET", host="f.localhost") as answer:
+        told = await answer.json(content_type=None)
+        assert (answer.status, told["hint"]) == (503, "shoal logs f")
+        assert "takes connections" in told["detail"]
 
 
 async def test_no_instance_gets_more_than_its_concurrency(front: Front) -> None:
@@ -166,14 +182,17 @@ async def test_sigterm_finishes_what_is_in_flight(front: Front) -> None:
 
     async with upstream(handler) as port:
         await front.put(routes({"f": {"f-1": 100}}, {"f-1": [port]}))
-        call = asyncio.ensure_future(front.fetch("GET", host="f.localhost"))
+        call = asyncio.ensure_future(front.call("GET", host="f.localhost"))
         await started.wait()
         process = front.child.process
         assert process is not None
         os.kill(process.pid, signal.SIGTERM)
+        await until(lambda: any("stopping" in line["message"] for line in front.child.lines()))
         late = asyncio.ensure_future(front.fetch("GET", host="f.localhost"))  # waits in the backlog
         finish.set()
-        assert await call == (200, "finished")
+        async with await call as answer:
+            assert (answer.status, await answer.text()) == (200, "finished")
+            assert answer.headers["Connection"] == "close"
         assert await asyncio.to_thread(process.wait, 60) == 0
         front.child.start()
         await front.put(routes({"f": {"f-1": 100}}, {"f-1": [port]}))

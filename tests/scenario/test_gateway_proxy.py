@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict
 
-from helpers_gateway import Front, Handler, routes, running_gateway, until, upstream
+from helpers_gateway import PATIENCE_S, Front, Handler, routes, running_gateway, until, upstream
+from helpers_process import spawned
 from shoal.core import limits
+from shoal.platform.local import gateway
 
 MIB = 2**20
 
@@ -231,6 +234,67 @@ async def test_an_instance_that_breaks_off_is_told_apart_and_not_asked_twice(fro
             assert (answer.status, problem["component"]) == (502, "platform")
             assert "not repeated" in problem["detail"]
     assert asked == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST"])
+async def test_a_request_that_ends_its_instance_runs_once(front: Front, tmp_path: Path, method: str) -> None:
+    code = """
+        import os, pathlib
+        from shoal import http
+
+        record = pathlib.Path(__file__).with_name("record")
+
+        @http
+        def fine():
+            return {}
+
+        @http(path="/deadly")
+        def deadly():
+            with record.open("a") as file:
+                file.write("ran\\n")
+            os._exit(7)
+    """
+    with spawned(tmp_path, code) as function:
+        await until(lambda: asyncio.to_thread(function.ready))
+        front.node.refusal = web.Response(status=503)
+        await serve(front, function.port)
+        assert (await front.fetch(method, host="f.localhost"))[0] == 200  # on a connection that is kept
+        status, text = await front.fetch(method, "/deadly", host="f.localhost")
+        assert (status, "is not repeated" in text) == (502, True), text
+    assert (tmp_path / "function" / "record").read_text() == "ran\n"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_kept_connection_that_was_closed_meanwhile_is_no_error(front: Front, method: str) -> None:
+    answered, noticed = [], asyncio.Event()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            answered.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+            writer.write_eof()
+            await reader.read(-1)  # ends when the gateway has closed its side, too
+            noticed.set()
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
+        await serve(front, server.sockets[0].getsockname()[1])
+        for count in (1, 2, 3):
+            noticed.clear()
+            assert (await front.fetch(method, host="f.localhost"))[0] == 200
+            await asyncio.wait_for(noticed.wait(), PATIENCE_S)
+            assert len(answered) == count
+
+
+async def test_the_client_library_still_has_the_switch_for_its_own_repeats() -> None:
+    async with aiohttp.ClientSession() as plain, gateway.to_instances() as session:
+        assert plain._retry_connection is True
+        assert session._retry_connection is False
+
+
+def test_idle_connections_end_here_well_before_the_instance_ends_them() -> None:
+    assert limits.GATEWAY_POOL_IDLE_SECONDS_MAX <= 0.7 * limits.KEEP_ALIVE_SECONDS
 
 
 async def test_an_answer_cut_short_does_not_look_whole(front: Front) -> None:

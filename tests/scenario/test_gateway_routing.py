@@ -73,13 +73,13 @@ async def test_foreign_hosts_reach_nothing(front: Front) -> None:
                 assert "shoal-revision" not in answer.headers
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/_shoal/ready", "/%5Fshoal/live", "/x/../metrics", "//metrics"])
-async def test_reserved_paths_stay_inside(front: Front, path: str) -> None:
+async def test_reserved_paths_stay_inside(front: Front) -> None:
     async with upstream(saying("one")) as port:
         await front.put(routes({"f": {"f-1": 100}}, {"f-1": [port]}))
-        answer = await front.raw(f"GET {path} HTTP/1.1\r\nHost: f.localhost\r\nConnection: close\r\n\r\n".encode())
-        assert answer.startswith(b"HTTP/1.1 404 ")
-        assert (await front.fetch("GET", "/f/f" + path.replace("..", "%2e%2e")))[0] == 404
+        for path in ("/metrics", "/_shoal/ready", "/%5Fshoal/live", "/x/../metrics", "//metrics"):
+            head = f"GET {path} HTTP/1.1\r\nHost: f.localhost\r\nConnection: close\r\n\r\n"
+            assert (await front.raw(head.encode())).startswith(b"HTTP/1.1 404 "), path
+            assert (await front.fetch("GET", "/f/f" + path.replace("..", "%2e%2e")))[0] == 404, path
         assert await front.fetch("GET", "/f/f/metrics-of-mine") == (200, "one")
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from helpers_triton import prepared, write_model
 from shoal.core.errors import ConflictError, NotRunningError, ShoalError, UsageError
 from shoal.platform.local import sockets
 from shoal.platform.local.client import LocalPlatform
-from shoal.platform.port import Target
+from shoal.platform.port import Stage, Target
 
 EVENT_TYPE = "com.example.counted"
 COUNTER = """
@@ -190,6 +191,36 @@ def test_a_killed_node_takes_all_along_and_the_next_goes_on(platform: LocalPlatf
         assert set(again.function("counter").traffic) == {Target(old, 60), Target(new, 40, "next")}
         assert again.invoke("counter", tag="next", method="GET").headers["shoal-revision"] == new
         assert_all_seen(publisher, record)
+    finally:
+        again.down()
+
+
+@pytest.mark.parametrize("stage", ["check", "revision", "ready", "traffic"])
+def test_a_node_killed_in_a_deployment_leaves_what_served_and_a_second_try_converges(
+    platform: LocalPlatform, tmp_path: Path, stage: str
+) -> None:
+    code = "from shoal import http\n@http\ndef f():\n    return {'version': 1}\n"
+    folder = write_function(tmp_path / "f", code)
+    first = deploy(platform, folder).revision
+    write_function(folder, code.replace("1", "2"))
+    node, progress = pid_of(platform, "node"), platform.deploy(folder)
+    while next(progress) != Stage(stage, "started"):
+        pass
+    os.kill(node, signal.SIGKILL)
+    with suppress(NotRunningError):  # unless it was done before the signal came
+        list(progress)
+    again = local(tmp_path / "home")
+    until(lambda: not again.running(), "the end of the node")
+    again.up()
+    try:
+        before = again.function("f")
+        assert sum(target.percent for target in before.traffic) == 100
+        assert json.loads(again.invoke("f").body)["version"] in {1, 2}
+        done = deploy(again, folder)
+        assert json.loads(again.invoke("f").body)["version"] == 2
+        assert {item.name for item in again.function("f").revisions} == {first, done.revision}
+        kept = {path.name for path in again.home.revisions.iterdir()}
+        assert kept == {first, done.revision}
     finally:
         again.down()
 

@@ -70,6 +70,8 @@ def _advice(error: errors.ShoalError, session: Session) -> str:
     if isinstance(error, errors.NotFoundError) and (close := _close_function(session)):
         return f"did you mean {close!r}? 'shoal status' lists all functions"
     advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), "")
+    if advice.startswith("shoal check") and session.verb == "check":
+        return ""  # what was just run
     return advice.replace("FOLDER", str(session.folder or "FOLDER"))
 
 

@@ -21,7 +21,7 @@ from shoal.cli.session import Session
 from shoal.cli.text import closest
 
 VERBS: Final = {
-    "up": "Start the local platform and wait until it is ready.",
+    "up": "Start the local platform and wait until functions can be deployed.",
     "down": "End the local platform.",
     "new": "Make a folder with a function that works at once.",
     "check": "Check a function's folder without deploying it.",
@@ -32,7 +32,7 @@ VERBS: Final = {
     "event": "Publish a CloudEvent to a broker.",
     "status": "Show the platform, or one function.",
     "traffic": "Show or change how traffic is split between revisions.",
-    "rollback": "Send all traffic back to where it was before.",
+    "rollback": "Bring back the split before the newest change; again goes further back.",
     "logs": "Print a function's log.",
     "delete": "Remove a function with its revisions.",
     "version": "Print the version.",
@@ -64,6 +64,7 @@ class Root(click.Group):
             error = click.UsageError(f"no verb {args[0]!r}", ctx)
             error.hint = f"did you mean: shoal {close}" if close else "shoal --help"  # type: ignore[attr-defined]
             raise error
+        ctx.ensure_object(Session).verb = args[0] if args else ""
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -112,6 +113,6 @@ def root() -> None:
     \b
     Start here:
       shoal up
-      shoal new hello && shoal deploy hello
-      shoal invoke hello '{"name": "Ada"}'
+      shoal new greet && shoal deploy greet
+      shoal invoke greet '{"name": "Ada"}'
     """

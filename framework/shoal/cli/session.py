@@ -66,6 +66,7 @@ class Session:
     context: str = ""  # of the kubeconfig
     namespace: str = ""  # of the cluster
     as_json: bool = False
+    verb: str = ""
     function: str = ""  # the function the command names, for advice on a misspelt one
     folder: Path | None = None  # the function's folder the command names
     clock: Clock = field(default_factory=SystemClock)

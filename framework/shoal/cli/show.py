@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from shoal.cli import terminal
 from shoal.cli.text import ago, bar, count, one_line, table
-from shoal.platform.port import Component, FunctionStatus, PlatformStatus, RevisionStatus
+from shoal.platform.port import Component, FunctionStatus, HandlerInfo, PlatformStatus, RevisionStatus, TriggerInfo
 
 
 def overview(status: PlatformStatus, functions: Sequence[FunctionStatus], now: float) -> list[str]:
@@ -17,7 +17,7 @@ def overview(status: PlatformStatus, functions: Sequence[FunctionStatus], now: f
         lines += ["", terminal.strong("models"), *table(rows, indent="  ")]
     lines += ["", terminal.strong("functions")]
     if not functions:
-        lines.append("  none yet: shoal new hello && shoal deploy hello")
+        lines.append("  none yet: shoal new greet && shoal deploy greet")
     for one in functions:
         lines += [f"  {line}" for line in brief(one, now)]
     return lines
@@ -33,9 +33,40 @@ def brief(function: FunctionStatus, now: float) -> list[str]:
 
 
 def whole(function: FunctionStatus, now: float) -> list[str]:
-    """One function with all its revisions."""
+    """One function with what it answers to and all its revisions."""
+    takes = [handler(one) for one in function.handlers] + [_trigger(one) for one in function.triggers]
     rows = [(*_row(one, now), one.digest[:12]) for one in function.revisions]
-    return [_headline(function), *table(rows, indent="  ")]
+    return [_headline(function), *(f"  {line}" for line in takes), *table(rows, indent="  ")]
+
+
+def handler(one: HandlerInfo) -> str:
+    """One handler with what it answers to: ``size: POST /size``, ``on_upload: event com.example.uploaded``."""
+    if one.kind == "event":
+        source = f" from {one.source}" if one.source else ""
+        return f"{one.name}: event {one.type or 'of any type'}{source}"
+    return f"{one.name}: {requests(one)}"
+
+
+def requests(one: HandlerInfo) -> str:
+    """Which requests an HTTP handler takes: ``GET,POST /x``, ``GET any path``, ``any request``."""
+    if not one.path and not one.methods:
+        return "any request"
+    return f"{','.join(one.methods) or 'any method'} {one.path or 'any path'}"
+
+
+def _trigger(one: TriggerInfo) -> str:
+    wanted = ", ".join(f"{name}={value or 'any'}" for name, value in one.filter.items())
+    return f"trigger: broker {one.broker}, {wanted or 'every event'}"
+
+
+def state(part: Component) -> tuple[str, str, str, str]:
+    """A part's name, whether it is ready, its address, and the reason while it is not."""
+    starting = "starting"
+    if part.ready:
+        return (part.name, "ready", part.address, "")
+    if part.detail.startswith(starting):
+        return (part.name, starting, part.address, one_line(part.detail.removeprefix(starting)))
+    return (part.name, "not ready", part.address, one_line(part.detail))
 
 
 def traffic(function: FunctionStatus) -> list[str]:
@@ -56,7 +87,8 @@ def _headline(function: FunctionStatus) -> str:
 def _component(part: Component) -> tuple[str, ...]:
     restarts = f"restarted {count(part.restarts, 'time')}" if part.restarts else ""
     pid = f"pid {part.pid}" if part.pid else ""
-    return (part.name, "ready" if part.ready else "not ready", part.address, pid, restarts, one_line(part.detail))
+    name, ready, address, reason = state(part)
+    return (name, ready, address, pid, restarts, reason or (one_line(part.detail) if part.ready else ""))
 
 
 def _row(one: RevisionStatus, now: float) -> tuple[str, ...]:

@@ -70,6 +70,21 @@ def shares_of(function: FunctionStatus) -> dict[str, int]:
     return found
 
 
+def percents_of(entries: Sequence[Target]) -> dict[str, int]:
+    """Give the percents of a split by revision, without those that have none."""
+    found: dict[str, int] = {}
+    for target in entries:
+        if target.percent:
+            found[target.revision] = found.get(target.revision, 0) + target.percent
+    return found
+
+
+def told(entries: Sequence[Target]) -> str:
+    """Write a split in one line, the largest share first: ``90 % greet-00001, 10 % greet-00002``."""
+    shares = sorted(percents_of(entries).items(), key=lambda item: -item[1])
+    return ", ".join(f"{percent} % {revision}" for revision, percent in shares)
+
+
 def tags_of(function: FunctionStatus) -> dict[str, str]:
     """Give the tags now in effect: tag -> revision."""
     return {target.tag: target.revision for target in function.traffic if target.tag}

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 BAR_CHARS: Final = 10
+SHORT_ID_CHARS: Final = 8  # of a request's id, as 'shoal logs' shows and takes it
 _SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 

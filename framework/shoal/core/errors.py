@@ -17,7 +17,7 @@
     ├── DeadlineError             504  the caller's deadline passed
     ├── HandlerError              500  the handler raised, or answered something it may not
     ├── ModelError                502  component "model"
-    │   ├── ModelInputError       500  the handler sent a tensor the model does not take; never retried
+    │   ├── ModelInputError       500  component "handler": it sent a tensor the model does not take; never retried
     │   ├── ModelNotLoadedError   503  not on this replica; temporary
     │   ├── ModelOverloadError    503  Triton's queue is full; temporary
     │   ├── ModelDeadlineError    504  expired in Triton's queue or on the wire
@@ -29,7 +29,7 @@
     └── PlatformError             500  component "platform"
         ├── NotRunningError       503  the platform (or one of its processes) is not up
         ├── InstanceError         502  a function's instance broke off after it was sent the request
-        ├── StoreError            503  the event store cannot keep it (disk full, database locked); temporary
+        ├── StoreError            503  a database of the platform refuses (disk full, locked); temporary
         ├── ForbiddenError        403  whoever runs shoal may not do that on the cluster
         ├── ConflictError         409  the state changed meanwhile, or the name is taken
         ├── DeployError           500  a deployment ended without a ready revision; carries the one reason
@@ -87,7 +87,7 @@ class ContractError(UsageError):
 
 
 class RequestError(ShoalError):
-    """The caller of a function sent something it may not."""
+    """The caller of a function sent something it may not; a handler may raise it, or a subclass with its status."""
 
     status = 400
     component = "caller"
@@ -178,6 +178,7 @@ class ModelInputError(ModelError):
     """A tensor the model does not take: the handler's mistake, never retried."""
 
     status = 500
+    component = "handler"
 
 
 class ModelNotLoadedError(ModelError):
@@ -244,7 +245,7 @@ class InstanceError(PlatformError):
 
 
 class StoreError(PlatformError):
-    """The event store cannot keep what it was given."""
+    """A database of the platform cannot keep what it was given, or cannot be read."""
 
     status = 503
     temporary = True

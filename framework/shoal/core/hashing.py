@@ -20,6 +20,11 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def bytes_digest(raw: bytes) -> str:
+    """Hexadecimal SHA-256 of bytes."""
+    return hashlib.sha256(raw).hexdigest()
+
+
 def parts_digest(parts: Iterable[tuple[str, str]]) -> str:
     """Hexadecimal SHA-256 over (name, hexadecimal digest) pairs; their order does not matter."""
     digest = hashlib.sha256()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shoal.core.errors import PlatformError, UsageError
@@ -19,6 +22,27 @@ _OUTPUT_CHARS_SHOWN = 1_000
 def cache_folder() -> Path:
     """Give the folder that keeps what was installed or downloaded: SHOAL_CACHE, else ``~/.cache/shoal``."""
     return Path(os.environ.get("SHOAL_CACHE") or Path.home() / ".cache" / "shoal").expanduser().absolute()
+
+
+def make_once(root: Path, make: Callable[[Path], None]) -> bool:
+    """Make the folder ``root`` unless it is there; says whether it was made. Safe from several processes at once.
+
+    ``make`` fills a folder beside it, which is renamed: a killed installation leaves one that nobody takes for
+    complete, and that the next one removes.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(root.with_name(f"{root.name}.lock")):
+        if root.is_dir():
+            return False
+        for abandoned in root.parent.glob(f"{root.name}.part-*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        part = Path(tempfile.mkdtemp(prefix=f"{root.name}.part-", dir=root.parent))
+        try:
+            make(part)
+            part.rename(root)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return True
 
 
 def find_uv() -> str:
@@ -48,6 +72,25 @@ def install_into_folder(folder: Path, arguments: Sequence[str]) -> None:
         [uv, "pip", "install", "--python", sys.executable] if uv else [sys.executable, "-m", "pip", "install"]
     )
     run([*installer, "--quiet", "--only-binary", ":all:", "--no-deps", "--target", str(folder), *arguments])
+
+
+def compile_folder(folder: Path, *, shown_as: Path) -> None:
+    """Write the bytecode of a folder's modules, which name their files as below ``shown_as``; what fails is left.
+
+    Processes that may not write it themselves would compile every module again at each start.
+    """
+    paths = ["-s", str(folder), "-p", str(shown_as)]
+    command = [sys.executable, "-m", "compileall", "-qq", *paths, str(folder)]
+    with suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(command, capture_output=True, timeout=INSTALL_SECONDS_MAX, check=False)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an advisory lock on a file; the kernel releases it when its holder dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def run(command: Sequence[str]) -> None:

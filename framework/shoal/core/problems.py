@@ -1,38 +1,19 @@
-"""Errors as ``application/problem+json`` between the processes of shoal, and back into the tree.
+"""Back from ``application/problem+json`` into the tree of errors: what one process refused, another raises.
 
-The kind travels in ``type`` as ``urn:shoal:<code>``; a reader that does not know it keeps the message all the same.
+The kind is the last part of ``type`` (``urn:shoal:problem:not-found``); of an unknown kind the message stays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 
 from shoal.core.errors import PlatformError, ShoalError
-
-MEDIA_TYPE: Final = "application/problem+json"
-_PREFIX: Final = "urn:shoal:"
-
-
-def to_problem(error: ShoalError) -> dict[str, Any]:
-    """Describe an error as a problem document: its class, message, component and hint, nothing else of it."""
-    problem: dict[str, Any] = {
-        "type": _PREFIX + error.code,
-        "title": HTTPStatus(error.status).phrase,
-        "status": error.status,
-        "detail": error.message,
-        "component": error.component,
-        "hint": error.hint,
-    }
-    if error.retry_after_s is not None:
-        problem["retry_after_s"] = error.retry_after_s
-    return problem
 
 
 def from_problem(problem: Mapping[str, Any]) -> ShoalError:
     """Make the error a problem document describes; an unknown kind becomes a PlatformError."""
-    kind = _classes().get(str(problem.get("type", "")).removeprefix(_PREFIX), PlatformError)
+    kind = _classes().get(str(problem.get("type", "")).rpartition(":")[2], PlatformError)
     message = str(problem.get("detail") or problem.get("title") or "an answer without a reason")
     retry_after_s = problem.get("retry_after_s")
     hint = str(problem.get("hint") or "")

@@ -13,12 +13,12 @@ from __future__ import annotations
 import difflib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from shoal.core.errors import SpecError, UsageError
+from shoal.core.errors import ConflictError, SpecError, UsageError
 from shoal.core.hashing import file_digest, parts_digest, tree_files
 from shoal.core.limits import MODEL_FILES_MAX
 from shoal.core.names import check_model, model_version
@@ -45,6 +45,11 @@ class _Content:
     local: dict[str, Path]  # place in the version -> file in the repository
     fetched: tuple[source.SourceFile, ...]
 
+    @property
+    def places(self) -> list[str]:
+        """Where the version's files are, but for its configuration."""
+        return [*self.local, *(one.dest for one in self.fetched)]
+
 
 class ModelRepository:
     """A folder of models; ``cache`` is where fetched files are kept, SHOAL_CACHE without one."""
@@ -62,12 +67,7 @@ class ModelRepository:
 
         Raises UsageError for a model that is not there, SpecError for one whose files break a rule.
         """
-        content = self._content(model)
-        parts = [("config", config.digest(content.config))]
-        parts += [(f"file:{place}", file_digest(path)) for place, path in content.local.items()]
-        parts += [(f"file:{one.dest}", one.sha256) for one in content.fetched]
-        digest = parts_digest(parts)
-        return ModelVersion(model, model_version(model, digest), digest, config.signature(content.config))
+        return _version(model, self._content(model))
 
     def fetch(self, model: str) -> ModelVersion:
         """Bring a model's files into the cache, verified, and give the version; raises as ``materialise`` does."""
@@ -79,22 +79,27 @@ class ModelRepository:
     def materialise(self, model: str, into: Path) -> ModelVersion:
         """Write a version as Triton reads it, ``into/<model>--<hash12>/``, whole or not at all; give the version.
 
-        One that is there already is left as it is. Raises as ``version`` and ``source.fetch`` do.
+        One that is there already is left as it is. Raises as ``version`` and ``source.fetch`` do, and ConflictError
+        when a file changed meanwhile.
         """
-        version = self.version(model)
+        content = self._content(model)
+        version = _version(model, content)
         target = into / version.name
         if not target.is_dir():
             into.mkdir(parents=True, exist_ok=True)
-            self._write(self._content(model), self._root / model, target)
+            self._write(version, content, target)
         return version
 
-    def _write(self, content: _Content, folder: Path, target: Path) -> None:
+    def _write(self, version: ModelVersion, content: _Content, target: Path) -> None:
+        folder = self._root / version.model
         part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             for place, path in content.local.items():
                 source.place(path, part / place)
             for one in content.fetched:
                 source.place(source.fetch(one, folder=folder, cache=self._cache), part / one.dest)
+            if _digest(content, {place: part / place for place in content.places}) != version.digest:
+                raise ConflictError(f"a file in {folder} changed while {version.name} was made", hint="try again")
             (part / config.FILE_NAME).write_text(config.canonical(content.config))
             part.chmod(0o755)
             _publish(part, target)
@@ -109,8 +114,9 @@ class ModelRepository:
             place.as_posix(): folder / place for place in tree_files(folder) if place.as_posix() not in _OWN_FILES
         }
         fetched = source.load(folder).files
-        _check_files(folder, [*local, *(one.dest for one in fetched)])
-        return _Content(parsed, local, fetched)
+        content = _Content(parsed, local, fetched)
+        _check_files(folder, content.places)
+        return content
 
     def _folder(self, model: str) -> Path:
         check_model(model)
@@ -120,6 +126,18 @@ class ModelRepository:
         close = difflib.get_close_matches(model, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"models there: {', '.join(known) or 'none'}"
         raise UsageError(f"model {model!r} is not in {self._root}", hint=hint)
+
+
+def _version(model: str, content: _Content) -> ModelVersion:
+    digest = _digest(content, content.local)
+    return ModelVersion(model, model_version(model, digest), digest, config.signature(content.config))
+
+
+def _digest(content: _Content, files: Mapping[str, Path]) -> str:
+    """Digest a version: the bytes of these files, and what is stated of the others."""
+    parts = {f"file:{one.dest}": one.sha256 for one in content.fetched}
+    parts |= {f"file:{place}": file_digest(path) for place, path in files.items()}
+    return parts_digest([("config", config.digest(content.config)), *parts.items()])
 
 
 def _check_files(folder: Path, places: list[str]) -> None:

@@ -25,6 +25,15 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """One entry of a traffic split, as in Knative: a pinned revision, its percent (0..100) and perhaps a tag."""
+
+    revision: str
+    percent: int = 0
+    tag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """How a deployment ended: the revision that is ready, whether it is new, its URL and its model versions."""
 
@@ -33,15 +42,9 @@ class Deployment:
     created: bool  # False: same inputs as the latest revision, nothing was made
     url: str
     models: Mapping[str, str]  # alias in the handler -> exact model version
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One entry of a traffic split, as in Knative: a pinned revision, its percent (0..100) and perhaps a tag."""
-
-    revision: str
-    percent: int = 0
-    tag: str = ""
+    traffic: tuple[Target, ...] = ()  # the split now in effect
+    replaced: tuple[Target, ...] = ()  # the split before; empty when it was left as it is
+    source_before: str = ""  # the other folder the function was last deployed from, if it was another
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,28 @@ class RevisionStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class HandlerInfo:
+    """One handler of a function, as its decorator declares it; what is empty takes any."""
+
+    name: str
+    kind: str  # "http", "event" or "functions-framework"
+    path: str = ""
+    methods: tuple[str, ...] = ()
+    type: str = ""  # of events
+    source: str = ""  # of events
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerInfo:
+    """Which events of a broker a function receives: attribute -> value, "" for any value."""
+
+    broker: str
+    filter: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionStatus:
-    """One function as it is now; revisions newest first."""
+    """One function as it is now; revisions newest first, handlers and triggers of the one with most traffic."""
 
     name: str
     url: str
@@ -69,6 +92,8 @@ class FunctionStatus:
     reason: str
     traffic: tuple[Target, ...]
     revisions: tuple[RevisionStatus, ...]
+    handlers: tuple[HandlerInfo, ...] = ()
+    triggers: tuple[TriggerInfo, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +132,9 @@ class Platform(Protocol):
     def deploy(self, source: Path, *, traffic: bool = True) -> Iterator[Stage | Deployment]:
         """Make (or find) the revision for the function folder ``source``; yield stages, then one Deployment.
 
-        ``traffic=False`` leaves the split as it is: the revision is reachable by a tag only.
+        A new revision gets all traffic. One that exists already changes no split: a redeploy of an unchanged folder
+        leaves 90/10 at 90/10, and only where nothing has traffic it gets all. ``traffic=False`` leaves the split as
+        it is for a new revision too: it is reachable by a tag only.
         Raises SpecError, ContractError, or DeployError with the one reason; what served before still serves then.
         """
         ...
@@ -129,7 +156,10 @@ class Platform(Protocol):
         ...
 
     def rollback(self, name: str) -> FunctionStatus:
-        """Send all traffic to the revision that had it before the newest change; ConflictError if there is none."""
+        """Bring back the split before the newest change, and a second time the one before that.
+
+        Tags stay as they are. ConflictError when there is no earlier split.
+        """
         ...
 
     def invoke(

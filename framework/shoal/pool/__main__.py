@@ -18,6 +18,7 @@ from typing import Any
 
 from aiohttp import web
 
+from shoal.core import lifeline
 from shoal.core.errors import UsageError
 from shoal.models.fake_pool import FakePool
 from shoal.pool.agent import Agent, Server
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=Path(home), help="the platform's folder (SHOAL_HOME)")
     parser.add_argument("--fake", action="store_true", help="answer from signatures, without a Triton")
     options = parser.parse_args()
+    lifeline.die_with_parent()
     asyncio.run(_serve(options.home.expanduser().absolute(), fake=options.fake))
 
 

@@ -11,15 +11,12 @@ stub works with numpy 1.26 only (with numpy 2 it reads inputs as zeros), while e
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import shutil
 import sys
 import sysconfig
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,7 +24,7 @@ from typing import Final
 from shoal.core.errors import ShoalError, UsageError
 from shoal.core.hashing import file_digest, parts_digest
 from shoal.core.names import HASH_CHARS
-from shoal.core.packages import cache_folder, install_into_environment, make_environment, run
+from shoal.core.packages import cache_folder, install_into_environment, make_environment, make_once, run
 
 LOCK: Final = Path(__file__).with_name("triton.lock")
 OWN_BACKENDS: Final = Path(__file__).with_name("backends")
@@ -93,11 +90,13 @@ def prepare(cache: Path | None = None, progress: Progress = lambda line: None) -
     libpython = find_libpython()
     cache = cache or cache_folder()
     root = cache / f"triton-{_key()}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with _locked(root.with_suffix(".lock")):
-        if not root.is_dir():
-            progress("installing the Triton stand-in (once, about 100 MB)")
-            _build(root)
+
+    def make(part: Path) -> None:
+        progress("installing the Triton stand-in (once, about 100 MB)")
+        _install(part)
+        _check_complete(part)
+
+    make_once(root, make)
     return TritonEnvironment(root=root, libpython=libpython)
 
 
@@ -157,27 +156,6 @@ def _key() -> str:
 
 def _python_version() -> str:
     return f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an advisory lock on a file; the kernel releases it when its holder dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _build(root: Path) -> None:
-    """Install beside ``root`` and rename: a killed installation leaves a folder that nobody takes for complete."""
-    for abandoned in root.parent.glob(f"{root.name}.part-*"):
-        shutil.rmtree(abandoned, ignore_errors=True)
-    part = Path(tempfile.mkdtemp(prefix=f"{root.name}.part-", dir=root.parent))
-    try:
-        _install(part)
-        _check_complete(part)
-        part.rename(root)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _install(root: Path) -> None:

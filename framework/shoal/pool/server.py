@@ -1,13 +1,12 @@
 """One Triton server as a child process: its flags, ports, log, death and leftovers.
 
 The child gets its own process group (its Python stubs are in it) and dies with the thread that started it
-(PR_SET_PDEATHSIG), so ``start`` belongs on a thread that lives as long as the process, normally the main one.
+(core/lifeline.py), so ``start`` belongs on a thread that lives as long as the process, normally the main one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import http.client
 import os
 import re
@@ -17,10 +16,10 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Final
 
+from shoal.core import lifeline, proctree
 from shoal.core.errors import PoolError, PoolUnreachableError
 from shoal.core.limits import (
     LOG_BYTES_MAX,
@@ -34,7 +33,6 @@ from shoal.pool.ports import LOOPBACK, Ports
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory is, shm_overview(7)
 _POLL_SECONDS: Final = 0.05
 _LOG_LINES_SHOWN: Final = 5
-_PR_SET_PDEATHSIG: Final = 1
 _SHM_NAME: Final = re.compile(r"shoal_(\d+)_(\d+)_(\d+)_")
 
 
@@ -131,7 +129,8 @@ class TritonServer:
     def kill(self) -> None:
         """Kill the server and its stubs at once, and remove the shared memory they leave.
 
-        Of a server that ended by itself the stubs end by themselves, within a second; its number may be another's.
+        The stubs of a server that was killed hold its listening sockets: connections to its successor would wait
+        in a dead queue. They are found by their program's path, since the server's number may be another's by now.
         """
         if self._process is None:
             return
@@ -139,6 +138,7 @@ class TritonServer:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
+        proctree.end_orphans(self._state, 0)
         _remove_shared_memory(self._shm_prefix)
 
     def close(self) -> None:
@@ -190,14 +190,13 @@ class TritonServer:
     def _spawn(self, arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         try:
             return subprocess.Popen(
-                arguments,
+                lifeline.tied(arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self._state,
                 env={**os.environ, **self._environment.variables()},
                 start_new_session=True,
-                preexec_fn=_die_with_parent(os.getpid()),
             )
         except OSError as error:
             raise PoolError(f"the Triton server does not start: {error}") from error
@@ -252,14 +251,3 @@ def _started(pid: int) -> int:
 def _remove_shared_memory(prefix: str) -> None:
     for path in SHARED_MEMORY.glob(f"{prefix}*"):
         path.unlink(missing_ok=True)
-
-
-def _die_with_parent(parent: int) -> Callable[[], None]:
-    libc = ctypes.CDLL(None)  # resolved before the fork: the child may only call it
-
-    def in_child() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return in_child

@@ -20,20 +20,21 @@ HUNG_UP: Final = 499  # the caller left before the answer; never sent, only logg
 
 
 class Timestamps:
-    """RFC 3339 times in UTC with milliseconds; the part down to the second is made once a second."""
+    """RFC 3339 times in UTC with milliseconds; within one millisecond the text is made once."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._second = -1
-        self._prefix = ""
+        self._now = clock.now
+        self._millisecond = -1
+        self._text = ""
 
     def now(self) -> str:
         """Give the time as ``2026-01-31T12:00:00.123Z``."""
-        now = self._clock.now()
-        second = int(now)
-        if second != self._second:
-            self._second, self._prefix = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._prefix}.{int((now - second) * 1000):03d}Z"
+        millisecond = int(self._now() * 1000)
+        if millisecond != self._millisecond:
+            second, rest = divmod(millisecond, 1000)
+            self._millisecond = millisecond
+            self._text = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{rest:03d}Z"
+        return self._text
 
 
 class Log:
@@ -65,10 +66,11 @@ class Log:
         rank, level = (1, "info") if status < 400 else (2, "warning") if status < 500 else (3, "error")
         if rank < self._rank:
             return
+        queued = f"{queue_s * 1e3:.3f}" if queue_s else "0.000"
         self.writer.keep(
             f'{{"time":"{self._times.now()}","level":"{level}","message":"request","trace_id":"{trace_id}",'
             f'"request_id":{quoted(request_id)},{self._labels_text},"method":"{method}","path":{quoted(path)},'
-            f'"status":{status},"duration_ms":{seconds * 1e3:.3f},"queue_ms":{queue_s * 1e3:.3f}'
+            f'"status":{status},"duration_ms":{seconds * 1e3:.3f},"queue_ms":{queued}'
             f"{'' if error is None else _about(error)}}}\n"
         )
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from shoal.core.errors import HandlerError
+from shoal.core.errors import HandlerError, ShoalError, UsageError
 from shoal.runtime import handlers, problems
-from shoal.runtime.failures import failure_of
+from shoal.runtime.failures import failure_of, hint_of
 from shoal.runtime.model import declared
 from shoal.runtime.scan import Uses, scan
 
@@ -34,8 +34,12 @@ def describe(folder: Path, filename: str = "handler.py", env: Mapping[str, str] 
     before = {name for name in HEAVY if name in sys.modules}
     registry = handlers.load(folder, filename, env)
     uses = scan(folder)
-    found = [{"name": route.name, "kind": "http"} for route in registry.http]
-    found += [{"name": route.name, "kind": "event", **_filters(route)} for route in registry.events]
+    found: list[dict[str, Any]] = [
+        {"name": route.name, "kind": "http", **_declared(route, "path", "methods")} for route in registry.http
+    ]
+    found += [
+        {"name": route.name, "kind": "event", **_declared(route, "type", "source")} for route in registry.events
+    ]
     if registry.sole is not None and not found:
         found = [{"name": registry.sole.name, "kind": "functions-framework"}]
     return {
@@ -57,9 +61,11 @@ def problem(error: BaseException, folder: Path) -> dict[str, Any]:
     """Describe why the import failed: a problem document with the exception's type, message and line."""
     failure = failure_of(error, folder)
     place = f" ({failure.where})" if failure.where else ""
-    told = HandlerError(f"the handler cannot be imported: {failure.last_line}{place}")
+    told: ShoalError = HandlerError(f"the handler cannot be imported: {failure.last_line}{place}")
+    if isinstance(error, UsageError):  # a rule of ours: what was written is wrong, not what the import did
+        told = UsageError(f"{error.message}{place}")
     about = {"type": failure.type, "message": failure.message, "where": failure.where}
-    return {**problems.document(told, ""), "exception": about, "hint": getattr(error, "hint", "")}
+    return {**problems.document(told, ""), "exception": about, "hint": hint_of(error, folder)}
 
 
 def main(arguments: list[str]) -> int:
@@ -81,8 +87,10 @@ def main(arguments: list[str]) -> int:
     return code
 
 
-def _filters(route: Any) -> dict[str, str]:
-    return {name: value for name in ("type", "source") if (value := getattr(route, name, ""))}
+def _declared(route: Any, *names: str) -> dict[str, Any]:
+    """Give what a decorator says, without what it leaves open; methods as a sorted list."""
+    found = {name: value for name in names if (value := getattr(route, name, None))}
+    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in found.items()}
 
 
 def _uses(uses: Uses | None) -> dict[str, Any]:

@@ -79,7 +79,9 @@ class Exchange:
             await self._interrupted()
         except HungUp:
             self._report(HUNG_UP, None)
-        except (Exception, SystemExit) as error:
+        except GeneratorExit:  # this coroutine itself is thrown away: nothing can be awaited any more
+            raise
+        except BaseException as error:  # a handler's KeyboardInterrupt, too: Ctrl-C reaches the process as a signal
             await self._fail(error)
         finally:
             watch.close()
@@ -92,7 +94,7 @@ class Exchange:
         if not function.readiness.serving:
             raise NotRunningError(function.readiness.reason, retry_after_s=RETRY_AFTER_SECONDS)
         request = Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], content)
-        endpoint = self._pick(request)
+        endpoint = function.routes.get((request.method, request.path)) or self._pick(request)
         if isinstance(endpoint, Response):
             return endpoint
         self._handler = endpoint.name
@@ -127,8 +129,11 @@ class Exchange:
             if request.method == "OPTIONS":
                 return _options(error.allowed)
             raise
-        if request.method == "OPTIONS" and isinstance(endpoint, HttpRoute) and not endpoint.methods:
+        if not isinstance(endpoint, HttpRoute):
+            return endpoint
+        if request.method == "OPTIONS" and not endpoint.methods:
             return _options(_COMMON_METHODS)
+        self._function.remember(request, endpoint)
         return endpoint
 
     async def _queue(self) -> None:

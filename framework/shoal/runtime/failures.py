@@ -7,9 +7,21 @@ import sys
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from shoal.core.errors import ShoalError
 from shoal.runtime.settings import Settings
+
+# Modules whose package has another name.
+_PACKAGES: Final = {
+    "PIL": "pillow",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "dotenv": "python-dotenv",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +45,20 @@ def failure_of(error: BaseException, folder: Path) -> Failure:
     return Failure(type(error).__name__, message, _where(error, folder.resolve()), last_line)
 
 
+def hint_of(error: BaseException, folder: Path) -> str:
+    """Give the next edit: an error's own hint, or where to pin a package that is not there; empty without one."""
+    if isinstance(error, ShoalError):
+        return error.hint
+    if not isinstance(error, ModuleNotFoundError) or not error.name or "." in error.name:
+        return ""
+    file = "requirements.lock" if (folder / "requirements.lock").is_file() else "requirements.txt"
+    return f"add {_PACKAGES.get(error.name, error.name)}==VERSION to {folder / file}"
+
+
 def report(stage: str, error: BaseException, settings: Settings) -> None:
     """Write one JSON line on standard error: why the process could not start, and at which stage."""
     about = failure_of(error, settings.source).as_json()
-    hint = {"hint": error.hint} if isinstance(error, ShoalError) and error.hint else {}
+    hint = {"hint": told} if (told := hint_of(error, settings.source)) else {}
     labels = {"service": settings.service, "revision": settings.revision}
     print(json.dumps({"level": "error", "stage": stage, **about, **hint, **labels}), file=sys.stderr, flush=True)
 

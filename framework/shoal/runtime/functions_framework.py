@@ -183,7 +183,7 @@ def _real_package(path: Path) -> Any:
     except ImportError as error:
         raise UsageError(
             f"{path} is written for functions-framework, which is not installed: {error}",
-            hint="add 'functions-framework' to the function's requirements.txt",
+            hint="add functions-framework==VERSION, and what it needs, to the function's requirements.txt",
         ) from error
 
 

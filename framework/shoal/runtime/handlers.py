@@ -147,12 +147,13 @@ def load(folder: Path, filename: str = "handler.py", env: Mapping[str, str] | No
 
     Raises UsageError for a missing file and for a declaration with a mistake; the file's own exceptions pass
     unchanged. ``env`` (default: the process's) may name a functions-framework function: FUNCTION_TARGET,
-    FUNCTION_SIGNATURE_TYPE.
+    FUNCTION_SIGNATURE_TYPE; and a folder with third-party packages: SHOAL_PACKAGES.
     """
     global _current
     env = os.environ if env is None else env
     path = _handler_path(folder.resolve(), filename, env)
     _current = registry = Registry()
+    _use_packages(env.get("SHOAL_PACKAGES", ""))
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     compat = _functions_framework(path, env)
@@ -173,6 +174,20 @@ def _handler_path(folder: Path, filename: str, env: Mapping[str, str]) -> Path:
     if path.suffix != ".py" or path.stem in sys.stdlib_module_names:
         raise UsageError(f"the handler file {path.name} needs another name: *.py, and no module of Python's own")
     return path
+
+
+def _use_packages(folder: str) -> None:
+    """Let imports find the function's packages before those of this environment, and after Python's own modules.
+
+    What the function pins is then what it gets, and no package stands in for a module of the standard library.
+    """
+    if not folder or folder in sys.path:
+        return
+    if not Path(folder).is_dir():
+        raise UsageError(f"the function's packages are not in {folder} any more: deploy it again")
+    names = [Path(entry).name for entry in sys.path]
+    places = [names.index(name) for name in ("site-packages", "dist-packages") if name in names]
+    sys.path.insert(min(places, default=len(names)), folder)
 
 
 def _functions_framework(path: Path, env: Mapping[str, str]) -> Any:

@@ -11,7 +11,7 @@ import json
 import pathlib
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 JSON_TYPE: Final = "application/json"
@@ -44,6 +44,34 @@ def dumps(value: Any) -> bytes:
         return _encode_ascii(value).encode()
     except RecursionError:
         raise ValueError("a value nested too deeply, or within itself, is not JSON") from None
+    except TypeError as error:
+        raise TypeError(f"{error}{_where(value)}") from None
+
+
+def _where(value: Any) -> str:
+    """Name the field that is not JSON, as `` (field items[2].when)``; nothing for the value itself."""
+    try:
+        path = next(_culprits(value, ""), "")
+    except Exception:  # a value that cannot even be looked at
+        path = ""
+    return f" (field {path.removeprefix('.')})" if path else ""
+
+
+def _culprits(value: Any, path: str) -> Iterator[str]:
+    """Yield the paths of the values below ``value`` that have no JSON form."""
+    if isinstance(value, dict):
+        for key, member in value.items():
+            yield from _culprits(member, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, member in enumerate(value):
+            yield from _culprits(member, f"{path}[{index}]")
+    elif not isinstance(value, str | int | float | None):
+        try:
+            converted = plain(value)
+        except TypeError:
+            yield path
+        else:
+            yield from _culprits(converted, path)
 
 
 def plain(value: Any) -> Any:
@@ -66,7 +94,13 @@ def _foreign(value: Any) -> Any:
         return sys.modules["msgspec"].to_builtins(value)
     if callable(tolist := getattr(value, "tolist", None)):  # numpy's arrays and numbers, and a model's tensors
         return tolist()
-    raise TypeError(f"a {type(value).__qualname__} is not JSON")
+    raise TypeError(f"{a_kind(value)} is not JSON")
+
+
+def a_kind(value: Any) -> str:
+    """Name a value's type with its article: ``a dict``, ``an object``."""
+    name = type(value).__qualname__
+    return f"{'an' if name[:1] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def is_pydantic(kind: Any) -> bool:

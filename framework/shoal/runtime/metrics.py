@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from shoal.core.limits import HANDLER_SERIES_MAX
 
@@ -38,6 +38,20 @@ class Histogram:
         return list(zip([*map(str, BOUNDS), "+Inf"], accumulate(self.counts), strict=True))
 
 
+class PoolCounters(Protocol):
+    """What the pool's client counts by itself."""
+
+    @property
+    def retries(self) -> int:
+        """Calls sent once more to another replica."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+        ...
+
+
 class _Handler:
     __slots__ = ("classes", "duration", "queue")
 
@@ -64,6 +78,7 @@ class Metrics:
     gauges: Mapping[str, tuple[str, Callable[[], float]]] = field(default_factory=dict)  # name -> (help, value)
     _handlers: dict[str, _Handler] = field(default_factory=dict)
     _models: dict[str, _Model] = field(default_factory=dict)
+    pool: PoolCounters | None = None
     _registry: Any = None
 
     def request(self, handler: str, status: int, seconds: float, queue_s: float) -> None:
@@ -104,6 +119,7 @@ class Metrics:
         yield from self._collect_gauges()
         yield from self._collect_requests()
         yield from self._collect_models()
+        yield from self._collect_pool()
 
     def _collect_gauges(self) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily
@@ -141,3 +157,14 @@ class Metrics:
                 calls.add_metric((*values, outcome), count)
             duration.add_metric(values, series.duration.cumulative(), series.duration.total)
         yield from (calls, duration)
+
+    def _collect_pool(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        if self.pool is not None:
+            values, labels = (self.service, self.revision), ("service", "revision")
+            retries = CounterMetricFamily("shoal_pool_retries", "Calls tried on a second replica.", labels=labels)
+            retries.add_metric(values, self.pool.retries)
+            in_flight = GaugeMetricFamily("shoal_pool_calls_in_flight", "Calls to the pool.", labels=labels)
+            in_flight.add_metric(values, self.pool.in_flight)
+            yield from (retries, in_flight)

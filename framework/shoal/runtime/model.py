@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from shoal.core.errors import ModelDeadlineError, ShoalError, UsageError
 from shoal.runtime import contract, current, handlers
+from shoal.runtime.metrics import PoolCounters
 from shoal.triton.tensors import Signature, Tensor, TensorSpec
 
 _SYNC_MARGIN_SECONDS = 1.0  # past the call's own deadline, for its error to come back to the thread
@@ -16,6 +17,11 @@ _SYNC_MARGIN_SECONDS = 1.0  # past the call's own deadline, for its error to com
 
 class Pool(Protocol):
     """What this module asks of the pool's client."""
+
+    @property
+    def counters(self) -> PoolCounters:
+        """Give what the client counts by itself."""
+        ...
 
     async def signature(self, model: str) -> Signature:
         """Give what the pool reports of a model version."""

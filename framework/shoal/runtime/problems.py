@@ -13,14 +13,19 @@ from typing import Final
 from shoal.core.errors import HandlerError, MethodError, RequestError, ShoalError, UsageError
 from shoal.runtime.messages import Response
 
+_CALLERS: Final = range(400, 500)
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 MEDIA_TYPE: Final = "application/problem+json"  # RFC 9457
 
 
 def from_exception(error: BaseException) -> ShoalError:
     """Give the error a caller may see: the tree's own, and a HandlerError without detail for all else.
 
-    A UsageError inside a handler is the handler's mistake, not its caller's.
+    A UsageError inside a handler is the handler's mistake, not its caller's; so is a RequestError of its own with
+    a status that does not say so.
     """
+    if isinstance(error, RequestError) and error.status not in _CALLERS:
+        return HandlerError(f"the handler raised {type(error).__name__} with a status that is not 400 to 499")
     if isinstance(error, ShoalError) and not isinstance(error, UsageError):
         return error
     return HandlerError("the handler raised an exception; the function's log has it under this request id")
@@ -30,7 +35,7 @@ def document(error: ShoalError, request_id: str) -> dict[str, object]:
     """Describe ``error`` with its code and the request's id; only a caller's own mistake comes with its hint."""
     problem: dict[str, object] = {
         "type": f"urn:shoal:problem:{error.code}",
-        "title": HTTPStatus(error.status).phrase,
+        "title": _PHRASES.get(error.status, "Client Error"),
         "status": error.status,
         "detail": error.message,
         "component": error.component,

@@ -43,18 +43,19 @@ class FunctionProtocol(HttpToolsProtocol):
     _head_bytes = 0  # received since the last complete head: an upper bound of this one's size
     _head_timer: asyncio.TimerHandle | None = None
     _refused = False
+    _idle_since = 0.0
+    _idle_timer: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the keep-alive clock at once: a connection that never sends anything ends like an idle one."""
         super().connection_made(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+        self._idle_since = self.loop.time()
+        self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks."""
         self._head_is_done()
-        self._unset_keepalive_if_required()
+        self._idle_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -77,6 +78,26 @@ class FunctionProtocol(HttpToolsProtocol):
         else:
             super().on_headers_complete()
             self.scope["shoal.line"] = ShortLine(self.cycle)  # type: ignore[typeddict-unknown-key]
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request of the connection; without one, note since when."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
+
+    def _close_if_idle(self) -> None:
+        """Close, or come back when it could be time: one timer per connection, none per request."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        left = self.timeout_keep_alive if busy else self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._idle_timer = self.loop.call_later(left, self._close_if_idle)
+        else:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, unless its connection is closing already."""

@@ -100,9 +100,7 @@ def _json(value: Any) -> bytes:
             return value.model_dump_json(by_alias=True).encode()  # type: ignore[no-any-return]
         return jsontext.dumps(value)
     except (TypeError, ValueError) as error:
-        raise HandlerError(
-            f"the handler returned a {type(value).__qualname__} that cannot be JSON: {error}"
-        ) from error
+        raise HandlerError(f"the handler returned {jsontext.a_kind(value)} that cannot be JSON: {error}") from error
 
 
 def is_stream(result: Any) -> bool:
@@ -173,7 +171,7 @@ def reply_of(result: Any, *, reply_type: str, source: str, stamp: Stamp) -> Clou
         result = _own(result)
     elif not isinstance(result, CloudEvent):
         if not reply_type or isinstance(result, tuple):
-            raise HandlerError(f"the event handler returned a {type(result).__qualname__}: {RULE}")
+            raise HandlerError(f"the event handler returned {jsontext.a_kind(result)}: {RULE}")
         result = CloudEvent(type=reply_type, data=result)
     return completed(result, source=source, now=stamp.clock.now(), new_id=stamp.new_id)
 

@@ -93,6 +93,7 @@ class Startup:
         settings = self._function.settings
         if self._pool is None:
             self._pool = self._connect(settings.pool)
+            self._function.metrics.pool = self._pool.counters
         version = version_of(model, settings)
         self._function.readiness.wait_for(version, f"model {version} has not answered yet")
         bound = Bound(

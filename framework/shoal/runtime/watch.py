@@ -36,32 +36,19 @@ class Watches:
 class Watch:
     """Watches the task that makes it, until ``close``; times in the loop's."""
 
-    __slots__ = (
-        "_caller",
-        "_on_stuck",
-        "_receive",
-        "_stuck_at",
-        "_task",
-        "_watches",
-        "body_read",
-        "budget",
-        "deadline",
-        "expired",
-        "gone",
-    )
+    body_read = False  # set when the connection may be listened to for the caller's leaving
+    expired = False  # the deadline passed; the task has been cancelled for it
+    gone = False  # the caller hung up; the same
+    _stuck_at = inf
+    _caller: asyncio.Task[None] | None = None
 
     def __init__(self, watches: Watches, receive: Receive, budget: float, on_stuck: Callable[[], None]) -> None:
         self.budget = budget  # seconds from now to the deadline
         self.deadline = watches.loop.time() + budget
-        self.body_read = False  # set when the connection may be listened to for the caller's leaving
-        self.expired = False  # the deadline passed; the task has been cancelled for it
-        self.gone = False  # the caller hung up; the same
         self._watches = watches
         self._receive = receive
         self._on_stuck = on_stuck
-        self._stuck_at = inf
         self._task = asyncio.current_task()
-        self._caller: asyncio.Task[None] | None = None
         watches.active[self] = None
         if not watches.ticking:
             watches.ticking = True

@@ -41,14 +41,14 @@ def explain(error: ValidationError, document: Document, model: type[BaseModel]) 
     return found
 
 
-def spec_error(file: str, mistakes: Iterable[Mistake]) -> SpecError:
+def spec_error(file: str, mistakes: Iterable[Mistake], *, hint: str = "") -> SpecError:
     """One error for one file: each mistake a line ``file:line:column: text``, in the file's order, bounded."""
     ordered = sorted(set(mistakes))
     lines = [f"{file}:{one.line}:{one.column}: {one.text}" for one in ordered[:SPEC_MISTAKES_MAX]]
     if len(ordered) > SPEC_MISTAKES_MAX:
         lines.append(f"{file}: and {len(ordered) - SPEC_MISTAKES_MAX} more")
     where = f"{file}:{ordered[0].line}:{ordered[0].column}"
-    return SpecError("\n".join(lines).removeprefix(f"{where}: "), where=where)
+    return SpecError("\n".join(lines).removeprefix(f"{where}: "), where=where, hint=hint)
 
 
 def _known(path: Path, document: Document) -> Path:

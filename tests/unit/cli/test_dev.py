@@ -54,3 +54,15 @@ def test_a_first_mistake_is_no_end(shell: Shell) -> None:
     out, err, code = dev(shell, lambda: setattr(shell.platform, "failure", None))
     assert (code, out) == (0, "hello-00001  http://hello.localhost:8080\n")
     assert "goes on serving" not in err
+
+
+def test_an_unchanged_folder_keeps_the_split(shell: Shell) -> None:
+    for _ in range(2):
+        shell.deploy("hello")
+    shell.run("traffic", "hello", "1=90", "2=10")
+    split = shell.platform.known["hello"].traffic
+    shell.platform.unchanged = True
+    out, err, _ = dev(shell)
+    assert shell.platform.known["hello"].traffic == split
+    assert out == "hello-00002  http://hello.localhost:8080\n"
+    assert "hello-00002 exists already; the split stays: 90 % hello-00001, 10 % hello-00002" in err

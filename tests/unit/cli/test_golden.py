@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+import shoal
 from helpers_cli import Shell, transcript
 from helpers_fake_platform import VERSION, spec_failure
 from shoal.cli.root import VERBS
 from shoal.core.errors import ContractError, DeployError
-from shoal.platform.port import Reply
+from shoal.platform.port import HandlerInfo, Reply, TriggerInfo
 
 Golden = Callable[[str, str], None]
 
@@ -55,6 +57,19 @@ def test_deploy(shell: Shell, golden: Golden) -> None:
     golden("deploy", transcript(shell, *commands))
 
 
+def test_deploy_and_the_split(shell: Shell, golden: Golden) -> None:
+    """An unchanged folder keeps a split, a changed one replaces it and says so, another folder is named."""
+    two_revisions(shell)
+    shell.platform.unchanged = True
+    kept = transcript(shell, "shoal traffic filetype 1=90 2=10 --tag 2=next", "shoal deploy filetype")
+    kept += transcript(shell, "shoal deploy filetype --json", "shoal traffic filetype")
+    shell.platform.unchanged = False
+    shell.function_folder("other")
+    (shell.folder / "other" / "filetype").mkdir()
+    moved = ["shoal deploy filetype", "shoal deploy filetype", "shoal deploy other/filetype"]
+    golden("deploy_split", kept + transcript(shell, *moved))
+
+
 @pytest.mark.parametrize(
     ("name", "failure"),
     [
@@ -78,6 +93,27 @@ def test_status(shell: Shell, golden: Golden) -> None:
     shell.deploy("hello")
     commands = ["shoal status", "shoal status filetype", "shoal status filtype", "shoal status nothing-like-it"]
     golden("status", empty + transcript(shell, "shoal traffic filetype --tag 2=next", *commands))
+
+
+HANDLERS = (
+    HandlerInfo("size", "http", path="/size", methods=("POST",)),
+    HandlerInfo("other", "http", methods=("GET", "PUT")),
+    HandlerInfo("any", "http"),
+    HandlerInfo("on_upload", "event", type="com.example.uploaded", source="/files"),
+    HandlerInfo("rest", "event"),
+)
+TRIGGERS = (TriggerInfo("default", {"type": "com.example.uploaded", "subject": ""}), TriggerInfo("other", {}))
+
+
+def test_status_shows_what_a_function_takes(shell: Shell, golden: Golden) -> None:
+    shell.platform.handlers, shell.platform.triggers = HANDLERS, TRIGGERS
+    shell.deploy("hello")
+    golden("status_handlers", transcript(shell, "shoal status hello"))
+
+
+def test_status_of_parts(shell: Shell, golden: Golden) -> None:
+    shell.platform.detail = "the inference server ended: no space left"
+    golden("status_parts", transcript(shell, "shoal status"))
 
 
 def test_status_json(shell: Shell, golden: Golden) -> None:
@@ -126,6 +162,45 @@ def test_invoke_problem(shell: Shell, golden: Golden) -> None:
     golden("invoke_problem", transcript(shell, "shoal invoke hello", "shoal invoke hello --json"))
 
 
+def refused(shell: Shell, status: int, detail: str, component: str = "caller", **more: str) -> str:
+    """Invoke while the function answers with a problem; give what is said about it."""
+    problem = {"detail": detail, "component": component, "request_id": "0af7651916cd43dd8448eb211c80319c"}
+    headers = {"content-type": "application/problem+json", "shoal-revision": "hello-00001", **more}
+    shell.platform.reply = Reply(status, headers, json.dumps(problem).encode(), 0.02)
+    return shell.run("invoke", "hello").stderr.partition("\n")[2]
+
+
+def test_hints_after_an_answer(shell: Shell, golden: Golden) -> None:
+    shell.platform.handlers = HANDLERS[:2]
+    shell.deploy("hello")
+    said = refused(shell, 404, "no handler takes the path '/x'")
+    said += refused(shell, 405, "/size takes POST, not GET", allow="POST")
+    said += refused(shell, 415, "the body must be application/json")
+    said += refused(shell, 422, "field guest.name is a number: it must be a string")
+    said += refused(shell, 422, "field name is missing")
+    said += refused(shell, 422, "the body is empty: it must be JSON (Guest)")
+    said += refused(shell, 500, "the handler raised an exception", "handler")
+    said += refused(shell, 503, "model magika--3f2a9c1d22e0 is not loaded", "model")
+    golden("invoke_hints", said)
+
+
+@pytest.mark.parametrize("status", [404, 405, 415])
+def test_a_function_of_events_alone_is_sent_events(shell: Shell, status: int) -> None:
+    shell.platform.handlers = HANDLERS[3:]
+    shell.deploy("hello")
+    said = refused(shell, status, "the function takes CloudEvents", allow="POST")
+    assert "hint: hello takes events: shoal event com.example.uploaded DATA" in said
+
+
+def test_a_hint_needs_no_platform(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: str) -> None:
+        raise ZeroDivisionError
+
+    shell.deploy("hello")
+    monkeypatch.setattr(shell.platform, "function", broken)
+    assert "hint: shoal status hello" in refused(shell, 404, "no handler takes the path '/x'")
+
+
 def test_invoke_wrong_usage(shell: Shell, golden: Golden) -> None:
     shell.deploy("hello")
     commands = [
@@ -142,6 +217,20 @@ def test_event(shell: Shell, golden: Golden) -> None:
         "shoal event a --ext novalue", "shoal event a '{' --content-type application/json",
     ]  # fmt: skip
     golden("event", transcript(shell, *commands))
+
+
+def test_event_says_where_it_goes(shell: Shell, golden: Golden) -> None:
+    for name, filters in {
+        "all": {}, "one": {"type": "com.example.a"}, "two": {"type": "com.example.a", "tenant": ""},
+        "else": {"type": "com.example.b"},
+    }.items():  # fmt: skip
+        shell.platform.triggers = (TriggerInfo("default", filters),)
+        shell.deploy(name)
+    commands = [
+        "shoal event com.example.a", "shoal event com.example.a --ext tenant=x", "shoal event com.example.c --json",
+        "shoal event com.example.a --broker other",
+    ]  # fmt: skip
+    golden("event_goes", transcript(shell, *commands))
 
 
 def test_logs(shell: Shell, golden: Golden) -> None:
@@ -161,6 +250,26 @@ def test_logs(shell: Shell, golden: Golden) -> None:
         "shoal logs hello -n 0",
     ]
     golden("logs", transcript(shell, *commands))
+
+
+def test_logs_of_one_request(shell: Shell, golden: Golden) -> None:
+    """Tracebacks lose the frames of the framework, and one request can be picked by the id that is shown."""
+    shell.deploy("hello")
+    inside = f"{Path(shoal.__file__).parent}/runtime/exchange.py"
+    trace = (
+        "Traceback (most recent call last):\n"
+        f'  File "{inside}", line 1, in serve\n    await self._run()\n    ^^^^^^^^^\n'
+        '  File "/usr/lib/python3.11/concurrent/futures/thread.py", line 58, in run\n    self.fn()\n'
+        '  File "/home/ada/hello/handler.py", line 7, in hello\n    return names["x"]\n           ~~~~~^^^^^\n'
+        "KeyError: 'x'\n"
+    )
+    common = {"time": "2026-01-31T12:00:00.123Z", "level": "error", "service": "hello"}
+    failed = {**common, "message": "handler hello failed", "request_id": "0af7651916cd43dd", "traceback": trace}
+    other = {**common, "message": "handler hello failed", "request_id": "b7ad6b7169203331"}
+    shell.platform.lines = [json.dumps(failed), json.dumps(other), "0af7651916cd43dd in plain text"]
+    commands = ["shoal logs hello", "shoal logs hello --request 0af76519", "shoal logs hello --request 0af --json"]
+    golden("logs_request", transcript(shell, *commands).replace(str(Path(shoal.__file__).parent), "SHOAL"))
+    assert [call[-1] for call in shell.platform.calls] == [100, 100_000, 100_000]
 
 
 def test_delete(shell: Shell, golden: Golden) -> None:

@@ -45,6 +45,12 @@ def test_what_needs_no_platform_imports_none_of_it(args: tuple[str, ...]) -> Non
     assert not {name.partition(".")[0] for name in imported(*args)} & HEAVY
 
 
+def test_the_package_lists_its_public_names_before_they_are_imported() -> None:
+    code = "import sys, shoal; print(*dir(shoal)); assert 'shoal.runtime.model' not in sys.modules"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert {"Model", "CloudEvent", "http", "event", "start", "stop", "__version__"} <= set(ended.stdout.split())
+
+
 def test_help_imports_no_verb() -> None:
     assert not {name for name in imported("--help") if name.startswith("shoal.cli.verbs")}
 

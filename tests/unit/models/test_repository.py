@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import helpers_repository
-from shoal.core.errors import SpecError, UsageError
+from shoal.core.errors import ConflictError, SpecError, UsageError
 from shoal.models import repository as module
 from shoal.models.repository import ModelRepository
 
@@ -75,6 +75,24 @@ def test_a_version_that_is_there_is_left_alone(root: Path, tmp_path: Path) -> No
     mark.touch()
     assert make(root).materialise("small", tmp_path / "models") == version
     assert mark.exists()
+
+
+def test_a_file_that_changes_while_it_is_copied_is_refused(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = root / "small" / "labels.txt"
+    labels.write_text("before\n")
+    named, place = make(root).version("small"), module.source.place
+
+    def changing(found: Path, target: Path) -> None:
+        labels.write_text("after\n")
+        place(found, target)
+
+    monkeypatch.setattr(module.source, "place", changing)
+    with pytest.raises(ConflictError, match=named.name):
+        make(root).materialise("small", tmp_path / "models")
+    assert list((tmp_path / "models").iterdir()) == []
+    assert make(root).materialise("small", tmp_path / "models").name != named.name
 
 
 def test_a_failure_leaves_nothing_behind(root: Path, tmp_path: Path) -> None:

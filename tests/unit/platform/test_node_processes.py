@@ -154,6 +154,25 @@ async def test_a_process_that_keeps_failing_is_tried_again_and_can_be_stopped(tm
     assert len(prepared) == part.starts
 
 
+async def test_what_fails_before_a_start_is_a_reason_and_tried_again(tmp_path: Path) -> None:
+    failures: list[Exception] = [RuntimeError("a defect"), PermissionError("no entry")]
+
+    def prepare() -> None:
+        prepared.append(1)
+        if len(prepared) > 1 and failures:
+            raise failures.pop()
+
+    prepared: list[int] = []
+    command = python("import time; time.sleep(600)", tmp_path / "log")
+    part = Supervised("part", command, SystemClock(), prepare=prepare)
+    part.launch()
+    os.kill(first := part.pid, signal.SIGKILL)
+    await until(lambda: "no entry" in part.reason, "the reason")
+    await until(lambda: part.pid not in (0, first), "a start after both failures")
+    assert (failures, part.state) == ([], State.RUNNING)
+    await part.stop()
+
+
 async def test_a_program_that_is_not_there_is_a_reason_not_a_crash(tmp_path: Path) -> None:
     part = Supervised("part", Command(["/nonexistent"], {}, tmp_path / "log"), SystemClock())
     part.launch()

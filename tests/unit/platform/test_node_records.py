@@ -56,10 +56,40 @@ def test_triggers_come_from_the_leading_revision() -> None:
         "type": "a"
     }
     found = documents.triggers("f", [Target("f-00002", 100)], [new, old])
-    assert [(item["name"], item["function"], item["filter"], item["retry"]) for item in found] == [
-        ("f-0", "f", {"type": "b"}, 9)
-    ]
+    assert [(item["function"], item["filter"], item["retry"]) for item in found] == [("f", {"type": "b"}, 9)]
     assert documents.triggers("f", [], [new, old]) == []
+
+
+def test_a_trigger_keeps_its_name_whatever_becomes_of_the_others() -> None:
+    def names(*triggers: TriggerSpec) -> list[str]:
+        found = documents.triggers("f", [Target("f-00001", 100)], [revision(1, triggers=triggers)])
+        return [item["name"] for item in found]
+
+    a, b = TriggerSpec(filter={"type": "a"}), TriggerSpec(filter={"type": "b", "source": "s"})
+    both = names(a, b)
+    assert len(set(both)) == 2
+    assert names(b) == both[1:]
+    assert names(TriggerSpec(filter={"source": "s", "type": "b"}, retry=1), a) == both[::-1]
+    assert not set(names(TriggerSpec(broker="other", filter={"type": "a"}))) & set(both)
+    assert len(set(names(a, a))) == 2
+
+
+def test_the_pool_holds_what_is_kept_leased_or_still_used() -> None:
+    class Memory:
+        def function_names(self) -> list[str]:
+            return ["f"]
+
+        def revisions(self, function: str) -> list[Revision]:
+            return [revision(number, f"m--{number}") for number in range(5, 0, -1)]
+
+        def traffic(self, function: str) -> tuple[Target, ...]:
+            return (Target("f-00005", 100),)
+
+    assert documents.models(Memory(), [], []) == ["m--3", "m--4", "m--5"]
+    draining = [revision(1, "m--1"), revision(9, "gone--1")]
+    assert documents.models(Memory(), draining, [{"new--1"}]) == sorted(
+        ["gone--1", "m--1", "m--3", "m--4", "m--5", "new--1"]
+    )
 
 
 def test_old_revisions_are_disposable_unless_the_history_names_them() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.core.errors import ConflictError, NotFoundError, PlatformError, UsageError
+from shoal.core.errors import ConflictError, NotFoundError, PlatformError, StoreError, UsageError
 from shoal.platform.local.records import RunSpec, TriggerSpec
 from shoal.platform.local.state import SCHEMA_VERSION, State
 from shoal.platform.port import Target
@@ -131,13 +131,21 @@ def test_removing_a_function_removes_all_of_it(state: State, tmp_path: Path) -> 
     other.close()
 
 
-def test_generations_only_grow_also_over_a_restart(tmp_path: Path) -> None:
-    first = State(tmp_path / "platform.db")
-    seen = [first.next_generation() for _ in range(3)]
-    first.close()
-    second = State(tmp_path / "platform.db")
-    assert second.next_generation() > max(seen)
-    second.close()
+def test_a_full_disk_is_a_store_error_and_leaves_what_was(tmp_path: Path) -> None:
+    state = State(tmp_path / "platform.db")
+    name = deploy(state)
+    state._db.execute("PRAGMA max_page_count = 1")  # SQLite takes the present size for a limit below it
+    with pytest.raises(StoreError, match=r"platform\.db cannot be read or written: .*full") as raised:
+        state.remember("large", "x" * 100_000)
+    assert raised.value.hint
+    assert state.traffic("f") == (Target(name, 100),)
+    state.close()
+
+
+def test_a_file_that_is_no_database_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "platform.db").write_text("words, and more than a header's worth of them " * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        State(tmp_path / "platform.db")
 
 
 def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:

@@ -352,7 +352,8 @@ async def test_a_result_becomes_a_response(
 @pytest.mark.parametrize(
     ("expression", "message"),
     [
-        ("object()", "a object that cannot be JSON: a object is not JSON"),
+        ("object()", "an object that cannot be JSON: an object is not JSON"),
+        ("{'a': [1, {'b': object()}]}", r"a dict that cannot be JSON: an object is not JSON \(field a\[1\].b\)"),
         ("float('nan')", "cannot be JSON"),
         ("(1, 2, 3, 4)", "a tuple is \\(body, status\\)"),
         ("('a', 'b')", "a tuple is \\(body, status\\)"),

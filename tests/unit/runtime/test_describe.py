@@ -76,6 +76,12 @@ def test_another_file_may_be_named(tmp_path: Path) -> None:
     assert describe(tmp_path, "main.py")[1]["handlers"] == [{"name": "other", "kind": "http"}]
 
 
+def test_paths_and_methods_are_described(tmp_path: Path) -> None:
+    code = "from shoal import http\n@http(path='/size', methods=['PUT', 'GET'])\ndef size(): ...\n"
+    _, about = describe(write_handler(tmp_path, code))
+    assert about["handlers"] == [{"name": "size", "kind": "http", "path": "/size", "methods": ["GET", "PUT"]}]
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "message", "line"),
     [
@@ -94,7 +100,26 @@ def test_a_handler_that_cannot_be_imported_is_a_problem_with_its_line(
     assert message in problem["exception"]["message"]
     assert problem["exception"]["where"] == f"{tmp_path}/handler.py:{line}"
     assert problem["exception"]["where"] in problem["detail"]
-    assert (problem["component"], problem["type"]) == ("handler", "urn:shoal:problem:handler")
+    ours = kind == "UsageError"  # a rule of ours: told without the name of its class
+    assert problem["detail"].startswith("tensor " if ours else "the handler cannot be imported: ")
+    assert problem["type"] == f"urn:shoal:problem:{'usage' if ours else 'handler'}"
+
+
+def test_a_missing_package_comes_with_where_to_pin_it(tmp_path: Path) -> None:
+    file = tmp_path / "requirements.txt"
+    for module, package in {
+        "shoal_test_absent": "shoal_test_absent",
+        "shoal_test_absent.part": "shoal_test_absent",
+    }.items():
+        _, problem = describe(write_handler(tmp_path, f"import {module}"))
+        assert problem["hint"] == f"add {package}==VERSION to {file}"
+    _, problem = describe(write_handler(tmp_path, "raise ModuleNotFoundError('PIL', name='PIL')"))
+    assert problem["hint"] == f"add pillow==VERSION to {file}"
+    (tmp_path / "requirements.lock").write_text("")
+    _, problem = describe(write_handler(tmp_path, "import shoal_test_absent"))
+    assert problem["hint"].endswith("requirements.lock")
+    _, problem = describe(write_handler(tmp_path, "import json.nothing"))
+    assert problem["hint"] == ""
 
 
 def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:

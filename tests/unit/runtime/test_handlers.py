@@ -247,3 +247,35 @@ async def test_a_batch_is_handled_in_turn_and_answered_as_a_batch(tmp_path: Path
     with pytest.raises(EventError, match="a broker accepts a single event"):
         await call(registry, batch(5, 7, prefer="reply"))
     assert sys.modules["handler"].SEEN == [0, 2, 0, 1, 1, 3, 5, 7]
+
+
+async def test_a_functions_packages_come_after_its_own_files_and_before_the_environments(tmp_path: Path) -> None:
+    packages, folder = tmp_path / "packages", tmp_path / "function"
+    packages.mkdir()
+    folder.mkdir()
+    (packages / "httptools.py").write_text("WHERE = 'packages'\n")  # the environment's, were it not pinned
+    (packages / "colorsys.py").write_text("WHERE = 'packages'\n")  # Python's own
+    for place in (packages, folder):
+        (place / "beside_both.py").write_text(f"WHERE = {place.name!r}\n")
+    code = """
+        from importlib.machinery import PathFinder
+        from shoal import http
+        import beside_both
+
+        @http
+        def where() -> list:
+            found = [PathFinder.find_spec(name).origin for name in ("msgspec", "httptools", "colorsys", "shoal")]
+            return [beside_both.WHERE, *(origin.startswith("PACKAGES") for origin in found)]
+    """.replace("PACKAGES", str(packages))
+    load(folder, code, env={"SHOAL_PACKAGES": str(packages)})
+    registry = load(folder, code, env={"SHOAL_PACKAGES": str(packages)})
+    assert sys.path.count(str(packages)) == 1
+    spot = sys.path.index(str(packages))
+    assert sys.path.index(str(folder)) < spot < [Path(entry).name for entry in sys.path].index("site-packages")
+    response = await call(registry, request())
+    assert response.body == b'["function",false,true,false,false]'
+
+
+def test_packages_that_are_gone_are_a_reason_not_to_start(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"packages are not in .*/none any more: deploy it again"):
+        load(tmp_path, "", env={"SHOAL_PACKAGES": str(tmp_path / "none")})

@@ -14,6 +14,7 @@ from shoal.core.errors import (
     ModelOverloadError,
     NotFoundError,
     OverloadError,
+    RequestError,
     ShoalError,
     UsageError,
 )
@@ -63,3 +64,33 @@ def test_the_trees_own_errors_pass_and_all_else_is_hidden() -> None:
         told = problems.from_exception(hidden)
         assert type(told) is HandlerError
         assert "secret" not in told.message
+
+
+class TakenError(RequestError):
+    status = 409
+
+
+class OddError(RequestError):
+    status = 499
+
+
+class KindError(RequestError):
+    status = 200
+
+
+def test_a_handlers_own_request_errors_have_their_status_and_code() -> None:
+    for error, status, code, title in [
+        (RequestError("no such colour", hint="try red"), 400, "request", "Bad Request"),
+        (TakenError("the name is taken"), 409, "taken", "Conflict"),
+        (OddError("odd"), 499, "odd", "Client Error"),
+    ]:
+        assert problems.from_exception(error) is error
+        document = problems.document(error, "r")
+        assert (document["status"], document["code"], document["title"]) == (status, code, title)
+        assert document["component"] == "caller"
+
+
+def test_a_request_error_that_says_success_is_the_handlers_mistake() -> None:
+    told = problems.from_exception(KindError("all is well"))
+    assert isinstance(told, HandlerError)
+    assert "400 to 499" in told.message

@@ -24,8 +24,8 @@ def command(session: Session, folder: Path, no_traffic: bool, tag: str) -> None:
     """Deploy a function's folder as a revision.
 
     The folder is checked, its models are loaded, handler and models are held against each other, and one instance
-    must become ready; only then does traffic move. When anything fails, what served before still serves.
-    The same content as the newest revision makes nothing new.
+    must become ready; only then does all traffic move to it. When anything fails, what served before still serves.
+    The same content as the newest revision makes nothing new and leaves the split as it is.
     """
     if tag:
         check_tag(tag)
@@ -34,14 +34,36 @@ def command(session: Session, folder: Path, no_traffic: bool, tag: str) -> None:
         set_tag(session, deployment, tag)
     url = tag_url(deployment.url, tag) if tag else deployment.url
     if session.as_json:
+        tell(deployment)
         terminal.out_json(asdict(deployment) | {"url": url, "tag": tag})
         return
-    terminal.note(
-        f"{deployment.revision} is ready" if deployment.created else f"{deployment.revision} is up to date"
-    )
+    if deployment.created:
+        terminal.note(f"{deployment.revision} is ready")
+    elif not _stays(deployment):
+        terminal.note(f"{deployment.revision} is up to date")
     for alias, version in deployment.models.items():
         terminal.note(terminal.faint(f"  model {alias} = {version}"))
+    tell(deployment)
     terminal.out(url)
+
+
+def tell(deployment: Deployment) -> None:
+    """Say on stderr what a person may not expect: a split kept or replaced, a name taken over."""
+    name, revision = deployment.function, deployment.revision
+    if deployment.source_before:
+        terminal.note(f"{name} was deployed from {deployment.source_before} before")
+    if _stays(deployment):
+        terminal.note(f"{revision} exists already; the split stays: {split.told(deployment.traffic)}")
+        terminal.note(terminal.faint(f"  shoal traffic {name} {revision}=100 gives it all traffic"))
+    if len(before := split.percents_of(deployment.replaced)) > 1:
+        parts = "/".join(str(percent) for percent in sorted(before.values(), reverse=True))
+        terminal.note(f"the split {parts} was replaced; shoal rollback {name} brings it back")
+
+
+def _stays(deployment: Deployment) -> bool:
+    """Whether the revision was there before, and not all traffic goes to it."""
+    shares = split.percents_of(deployment.traffic)
+    return not deployment.created and bool(shares) and shares != {deployment.revision: 100}
 
 
 def run(session: Session, folder: Path, *, traffic: bool) -> Deployment:

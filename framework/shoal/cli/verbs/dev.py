@@ -22,8 +22,9 @@ from shoal.platform.port import Deployment
 def command(session: Session, folder: Path) -> int:
     """Deploy a folder again whenever a file in it is saved.
 
-    Starts the platform if need be. A mistake is shown and the last good revision goes on serving. Ctrl-C stops
-    watching; function and platform stay up.
+    Starts the platform if need be. Each save that changes something sends all traffic to its revision; a folder
+    that is deployed as it is leaves the split alone. A mistake is shown and the last good revision goes on serving.
+    Ctrl-C stops watching; function and platform stay up.
     """
     if not session.platform.running():
         progress.follow(up.start(session))
@@ -63,6 +64,7 @@ def _attempt(session: Session, folder: Path, good: Deployment | None) -> Deploym
         if good is not None:
             terminal.note(f"{good.revision} goes on serving at {good.url}")
         return good
+    deploy.tell(deployment)
     if session.as_json:
         terminal.out_json({"revision": deployment.revision, "created": deployment.created, "url": deployment.url})
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,8 +42,8 @@ def command(
 ) -> None:
     """Publish a CloudEvent to a broker.
 
-    DATA is sent as typed, @FILE sends a file's bytes, - sends stdin. Prints the event's id once the broker
-    keeps it.
+    DATA is sent as typed, @FILE sends a file's bytes, - sends stdin. Prints the event's id once the broker has it
+    on disk, and says which functions it goes to.
     """
     value, media_type = _data(data, content_type)
     event = CloudEvent(
@@ -60,11 +61,28 @@ def command(
     except EventError as error:
         raise UsageError(error.message, hint="shoal event --help") from None
     session.platform.publish(headers, body, broker=broker)
+    takers = _takers(session, event, broker)
     if session.as_json:
-        terminal.out_json({"id": event.id, "source": event.source, "type": event.type, "broker": broker})
+        about = {"id": event.id, "source": event.source, "type": event.type, "broker": broker}
+        terminal.out_json({**about, "functions": takers})
         return
-    terminal.note(f"the broker {broker!r} keeps {type_}")
+    goes = f"goes to {', '.join(takers)}" if takers else "no function waits for this type"
+    terminal.note(f"accepted by broker {broker!r}; {goes}")
     terminal.out(event.id)
+
+
+def _takers(session: Session, event: CloudEvent, broker: str) -> list[str]:
+    """Name the functions with a trigger whose filter the event passes, by the platform's own account."""
+    has = {name: str(value) for name, value in event.attributes.items()}
+
+    def passes(wanted: Mapping[str, str]) -> bool:
+        return all(name in has and value in ("", has[name]) for name, value in wanted.items())
+
+    return [
+        function.name
+        for function in session.platform.functions()
+        if any(trigger.broker == broker and passes(trigger.filter) for trigger in function.triggers)
+    ]
 
 
 def _data(data: str | None, content_type: str) -> tuple[Any, str | None]:

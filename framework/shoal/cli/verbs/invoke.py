@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shoal.cli import exits, options, payload, terminal
+from shoal.cli import advice, exits, options, payload, terminal
 from shoal.cli.session import Session, pass_session
 from shoal.cli.text import duration, one_line
 from shoal.core.errors import NotFoundError
@@ -99,10 +99,12 @@ def _tell_problem(reply: Reply, session: Session) -> None:
     """Say what went wrong when the answer says so itself (problem+json)."""
     problem = _problem(reply)
     if problem.get("detail") or problem.get("title"):
-        part = f"{problem['component']}: " if problem.get("component") else ""
+        component = str(problem.get("component") or "")
         said = one_line(str(problem.get("detail") or problem.get("title")))
+        part = f"{component}: " if component and not said.startswith(f"{component} ") else ""
         terminal.note(f"{terminal.bad('error:')} {part}{said}")
-        terminal.note(f"{terminal.strong('hint:')} {problem.get('hint') or f'shoal logs {session.function}'}")
+        hint = problem.get("hint") or advice.after(reply, problem, session)
+        terminal.note(f"{terminal.strong('hint:')} {hint}")
 
 
 def _problem(reply: Reply) -> dict[str, Any]:

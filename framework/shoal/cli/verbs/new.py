@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import shlex
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -15,7 +16,7 @@ from shoal.cli.session import Session, pass_session
 from shoal.core.errors import ConflictError, UsageError
 from shoal.core.names import check_function
 
-TEMPLATES: Final = {"http": "answers HTTP requests", "event": "reacts to CloudEvents", "model": "asks a model"}
+TEMPLATES: Final = ("http", "event", "model")
 FILES: Final = ("function.yaml", "handler.py", "test_handler.py")
 
 
@@ -23,10 +24,10 @@ FILES: Final = ("function.yaml", "handler.py", "test_handler.py")
 @click.argument("path", metavar="NAME", type=click.Path(path_type=Path))
 @click.option(
     "--template",
-    type=click.Choice(list(TEMPLATES)),
+    type=click.Choice(TEMPLATES),
     default="http",
     show_default=True,
-    help="What it does at first.",
+    help="What it does at first: see above.",
 )
 @options.common
 @pass_session
@@ -35,6 +36,12 @@ def command(session: Session, path: Path, template: str) -> None:
 
     NAME is a new folder, its last part the function's name: handler.py, function.yaml and test_handler.py. Nothing
     that is there is overwritten.
+
+    \b
+    Templates:
+      http   answers HTTP requests with JSON
+      event  takes a CloudEvent and answers with another
+      model  asks the model magika which kind of file it was sent
     """
     made = write(options.check_path(path), template)
     if session.as_json:
@@ -42,7 +49,9 @@ def command(session: Session, path: Path, template: str) -> None:
         return
     for one in made:
         terminal.out(str(one))
-    terminal.note(f"{terminal.strong('next:')} shoal deploy {path}")
+    place = shlex.quote(str(path))
+    terminal.note(f"{terminal.strong('test:')} cd {place} && python -m unittest   (or pytest)")
+    terminal.note(f"{terminal.strong('next:')} shoal deploy {place}")
 
 
 def write(folder: Path, template: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""``shoal rollback``: back to where traffic was."""
+"""``shoal rollback``: back to the split before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from shoal.cli.session import Session, pass_session
 @options.common
 @pass_session
 def command(session: Session, name: str) -> None:
-    """Send all traffic back to the revision that had it before the newest change."""
+    """Bring back the split before the newest change; again goes further back.
+
+    The percents return as they were, 90/10 as 90/10; tags stay where they are. Never forward: after a rollback
+    'shoal traffic' sends traffic to the newer revision again.
+    """
     function = session.platform.rollback(name)
     if session.as_json:
         terminal.out_json({"function": function.name, "traffic": [asdict(target) for target in function.traffic]})

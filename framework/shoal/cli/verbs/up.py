@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 import click
 
-from shoal.cli import options, progress, terminal
+from shoal.cli import options, progress, show, terminal
 from shoal.cli.main import check_extra
 from shoal.cli.session import Session, pass_session
-from shoal.cli.text import one_line, table
+from shoal.cli.text import table
 from shoal.core.clock import Clock
 from shoal.platform.port import PlatformStatus, Stage
 
@@ -36,8 +36,9 @@ _PORT = click.IntRange(0, 65535)
 def command(session: Session, port: int | None, broker_port: int | None, fake_pool: bool) -> None:
     """Start the local platform and wait until functions can be deployed.
 
-    It listens on loopback only and goes on after this command ends, until 'shoal down'. The pool may still be
-    starting then: a deployment that needs a model waits for it. State and logs are in one folder, SHOAL_HOME.
+    That is when gateway and broker answer. The pool may still be starting then: a deployment that needs a model
+    waits for it. The platform listens on loopback only and goes on after this command ends, until 'shoal down'.
+    State and logs are in one folder, SHOAL_HOME.
     """
     check_extra()
     asked = port is not None or broker_port is not None or fake_pool
@@ -70,14 +71,5 @@ def _show(session: Session, status: PlatformStatus) -> None:
     if session.as_json:
         terminal.out_json(asdict(status))
         return
-    rows = [
-        (
-            part.name,
-            "ready" if part.ready else "not ready",
-            part.address,
-            "" if part.ready else one_line(part.detail),
-        )
-        for part in status.components
-    ]
-    for line in table(rows):
+    for line in table([show.state(part) for part in status.components]):
         terminal.out(line)

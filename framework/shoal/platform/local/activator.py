@@ -45,6 +45,8 @@ class Activator:
             yield instance
         finally:
             self._balancer.give_back(revision, instance)
+            if revision.waiting:  # who held the slot may have found that its instance takes no connections
+                self._wake_once(revision)
 
     async def stop(self) -> None:
         """End the calls to the node that are under way."""
@@ -79,9 +81,7 @@ class Activator:
             revision.set_endpoints(endpoints)
             failure: ShoalError | None = None if endpoints else NotRunningError(f"{revision.name} has no instance")
         except TimeoutError:
-            failure = NotRunningError(
-                f"{revision.name} did not start within {self._patience_s:g} s", hint="shoal logs"
-            )
+            failure = NotRunningError(f"{revision.name} did not start within {self._patience_s:g} s")
         except ShoalError as error:
             failure = error
         finally:

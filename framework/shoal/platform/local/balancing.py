@@ -93,6 +93,12 @@ class Balancer:
         self._held_max = held_max
         self._held = 0
         self._revisions: dict[str, Revision] = {}
+        self._past: dict[str, int] = {}  # requests of revisions forgotten below, the longest forgotten first
+
+    @property
+    def past(self) -> Mapping[str, int]:
+        """How many requests the revisions had that no table names any more; the newest of them only."""
+        return self._past
 
     def apply(self, table: Table) -> None:
         """Take over a table's instances; revisions it does not name are forgotten once nothing is in flight."""
@@ -107,7 +113,8 @@ class Balancer:
         """Give a revision's state, made at its first mention."""
         found = self._revisions.get(name)
         if found is None:
-            found = self._revisions[name] = Revision(name, load=Load(quiet_since=self._clock.monotonic()))
+            load = Load(requests=self._past.pop(name, 0), quiet_since=self._clock.monotonic())
+            found = self._revisions[name] = Revision(name, load=load)
         return found
 
     def enter(self, revision: Revision) -> None:
@@ -185,3 +192,6 @@ class Balancer:
         revision.set_endpoints(())
         if not revision.load.in_flight:
             del self._revisions[revision.name]
+            self._past[revision.name] = revision.load.requests
+            if len(self._past) > limits.GATEWAY_PAST_REVISIONS_MAX:
+                del self._past[next(iter(self._past))]

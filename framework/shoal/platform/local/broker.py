@@ -14,21 +14,22 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 import aiohttp
 import uvloop
-from aiohttp import web
+from aiohttp import hdrs, web
 
-from shoal.core import limits
+from shoal.core import lifeline, limits
 from shoal.core.clock import Clock, SystemClock
 from shoal.core.errors import MediaTypeError, MethodError, NotFoundError, RequestError, ShoalError, UsageError
 from shoal.platform.local import ingest, problems, routing, serving
 from shoal.platform.local.delivery import Answer, Trigger, parse_triggers
 from shoal.platform.local.dispatcher import Dispatcher
-from shoal.platform.local.events_store import Due, EventStore
+from shoal.platform.local.events_store import Due, EventStore, NewEvent
 from shoal.platform.local.eventwriter import EventWriter
 from shoal.platform.local.layout import Home, home_of
 
@@ -56,7 +57,7 @@ class Ingress:
                 serving.log("error", error.message, component="platform")
             unread = request.body_exists and not request.content.is_eof()
             return problems.response(error, "platform", close=unread)
-        return web.Response(status=202)
+        return web.Response(status=202, headers={hdrs.SERVER: problems.SERVER_NAME})
 
     async def _take(self, request: web.BaseRequest) -> None:
         serving.check_headers(request)
@@ -66,9 +67,16 @@ class Ingress:
         headers = [(name.lower(), value) for name, value in request.raw_headers]
         body = await serving.read_body(request, ingest.bytes_max(headers), _BODY_SECONDS_MAX)
         events = ingest.read_events(headers, body, broker)
+        # A publisher that hangs up cancels this call, but not a commit: who waits for the event has to hear of it.
+        await asyncio.shield(self._keep(broker, events))
+
+    async def _keep(self, broker: str, events: list[NewEvent]) -> None:
         known = None if self._dispatcher.triggers is None else list(self._dispatcher.triggers.values())
-        concerned = await self._writer.write(lambda store: store.accept(events, known, self._clock.now()))
+        concerned = await self._writer.write(lambda store: store.admit(events, known, self._clock.now()))
         self._dispatcher.wake(concerned)
+        for event in events:
+            named = {name: event.attributes[name] for name in ("id", "source", "type")}
+            serving.log("info", "event accepted", broker=broker, **named)
 
     def _broker(self, request: web.BaseRequest) -> str:
         """Give the broker a request names; a page of another site cannot reach it under that site's name."""
@@ -142,10 +150,11 @@ class Control:
 
     def application(self) -> web.Application:
         """Make the application."""
-        app = web.Application(client_max_size=limits.BODY_BYTES_MAX)
+        app = web.Application(client_max_size=limits.CONTROL_BODY_BYTES_MAX)
         app.add_routes(
             [
                 web.put("/triggers", _answering(self.put_triggers)),
+                web.get("/triggers", _answering(self.triggers)),
                 web.get("/stats", _answering(self.stats)),
                 web.get("/dead", _answering(self.dead)),
                 web.post("/dead/{id:[0-9]{1,18}}/redrive", _answering(self.redrive)),
@@ -171,6 +180,11 @@ class Control:
                 self._courier.gateway = gateway.rstrip("/")
                 await self._dispatcher.set_triggers(triggers)
         return {"generation": self._generation}
+
+    async def triggers(self, _: web.Request) -> Any:
+        """List the triggers in effect."""
+        known = self._dispatcher.triggers or {}
+        return {"generation": self._generation, "triggers": [asdict(trigger) for trigger in known.values()]}
 
     async def stats(self, _: web.Request) -> Any:
         """Count events and deliveries."""
@@ -256,7 +270,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--home", type=Path, required=True, help="the platform's folder")
     parser.add_argument("--bytes-max", type=int, default=limits.BROKER_BYTES_MAX, help="size of the database")
     options = parser.parse_args(arguments)
-    serving.die_with_parent()
+    lifeline.die_with_parent()
     serving.raise_file_limit()
     try:
         uvloop.run(serve(options.fd, home_of(options.home), options.bytes_max))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+from shoal.core import limits
 from shoal.core.errors import NotFoundError, NotRunningError, PlatformError, UsageError
 from shoal.core.problems import from_problem
 from shoal.platform.local import launch, logfiles, unixhttp, wire
@@ -23,8 +24,7 @@ from shoal.platform.port import Deployment, FunctionStatus, PlatformStatus, Repl
 REPOSITORY_VARIABLE: Final = "SHOAL_MODEL_REPOSITORY"
 REPOSITORY_FOLDER: Final = "triton-repo"
 CACHE_VARIABLE: Final = "SHOAL_CACHE"
-PARTS: Final = ("node", "gateway", "broker", "pool")  # whose logs can be read beside the functions'
-_CALL_SECONDS: Final = 900.0  # a traffic change may have to load a model first
+PARTS: Final = ("node", "gateway", "broker", "pool", "triton")  # whose logs can be read beside the functions'
 _ADDRESS_SECONDS: Final = 10.0
 
 
@@ -53,7 +53,7 @@ class LocalPlatform:
     # Life.
 
     def up(self) -> PlatformStatus:
-        """Start the platform; back when functions can be deployed, with or without the pool.
+        """Start the platform; back when gateway and broker answer, with the pool perhaps still starting.
 
         Raises ConflictError when it runs already, UsageError when a port is taken, PlatformError with the last
         lines of the node's log when it does not start.
@@ -87,32 +87,35 @@ class LocalPlatform:
             "cache": str(_cache()),
             "traffic": traffic,
         }
-        target = f"/v1/functions/{quote(folder.name)}/revisions"
-        for line in unixhttp.stream(self._socket, "POST", target, order):
+        for line in unixhttp.stream(self._socket, "POST", "/v1/deployments", order):
             if "problem" in line:
                 raise from_problem(line["problem"])
-            yield wire.stage(line["stage"]) if "stage" in line else wire.deployment(line["deployment"])
+            if "deployment" in line:
+                yield wire.deployment(line["deployment"])
+                return
+            yield wire.stage(line["stage"])
+        raise NotRunningError("the platform ended in the middle of the deployment", hint="shoal up")
 
     def status(self) -> PlatformStatus:
         """Describe the platform's own parts."""
-        return wire.platform_status(self._call("GET", "/v1/status"))
+        return wire.platform_status(self._read("/v1/status"))
 
     def functions(self) -> list[FunctionStatus]:
         """Describe all functions, by name."""
-        return [wire.function_status(item) for item in self._call("GET", "/v1/functions")["functions"]]
+        return [wire.function_status(item) for item in self._read("/v1/functions")["functions"]]
 
     def function(self, name: str) -> FunctionStatus:
         """Describe one function; NotFoundError names those that exist."""
-        return wire.function_status(self._call("GET", f"/v1/functions/{quote(name, safe='')}"))
+        return wire.function_status(self._read(f"/v1/functions/{quote(name, safe='')}"))
 
     def set_traffic(self, name: str, targets: Sequence[Target]) -> FunctionStatus:
         """Replace the split; in effect on return."""
         body = {"targets": [asdict(target) for target in targets]}
-        return wire.function_status(self._call("PUT", f"/v1/functions/{quote(name, safe='')}/traffic", body))
+        return wire.function_status(self._change("PUT", f"/v1/functions/{quote(name, safe='')}/traffic", body))
 
     def rollback(self, name: str) -> FunctionStatus:
         """Bring back the percents before the newest change, and again those before these."""
-        return wire.function_status(self._call("POST", f"/v1/functions/{quote(name, safe='')}/rollback"))
+        return wire.function_status(self._change("POST", f"/v1/functions/{quote(name, safe='')}/rollback"))
 
     def invoke(
         self,
@@ -137,7 +140,7 @@ class LocalPlatform:
             raise _refusal(reply)
 
     def logs(self, name: str, *, revision: str = "", follow: bool = False, lines: int = 100) -> Iterator[str]:
-        """Yield the log lines of a function, or of a part of the platform (gateway, broker, pool, node)."""
+        """Yield the log lines of a function, or of a part of the platform (node, gateway, broker, pool, triton)."""
         paths = self._log_paths(name, revision)
         yield from logfiles.tail(paths(), lines)
         if follow:
@@ -145,7 +148,7 @@ class LocalPlatform:
 
     def delete(self, name: str) -> None:
         """Remove a function with its revisions, triggers, logs and the leases on its models."""
-        self._call("DELETE", f"/v1/functions/{quote(name, safe='')}")
+        self._change("DELETE", f"/v1/functions/{quote(name, safe='')}")
 
     # Inside.
 
@@ -153,8 +156,11 @@ class LocalPlatform:
     def _socket(self) -> Path:
         return self.home.socket("node")
 
-    def _call(self, method: str, target: str, body: Any = None) -> Any:
-        return unixhttp.call(self._socket, method, target, body, timeout_s=_CALL_SECONDS)
+    def _read(self, target: str) -> Any:
+        return unixhttp.call(self._socket, "GET", target, timeout_s=limits.NODE_READ_SECONDS_MAX)
+
+    def _change(self, method: str, target: str, body: Any = None) -> Any:
+        return unixhttp.call(self._socket, method, target, body, timeout_s=limits.CHANGE_SECONDS_MAX)
 
     def _address(self, component: str) -> str:
         if component not in self._addresses:
@@ -169,7 +175,7 @@ class LocalPlatform:
             try:
                 connection.request(method, path, body=body, headers=dict(headers))
                 response = connection.getresponse()
-                content = response.read()
+                content = unixhttp.read(response, limits.INVOKE_ANSWER_BYTES_MAX)
             except (OSError, http.client.HTTPException) as error:
                 raise NotRunningError(
                     f"the {component} does not answer: {error or type(error).__name__}", hint="shoal status"

@@ -47,10 +47,11 @@ class Follower:
 
     def __init__(self, socket: Path, path: str, body: Callable[[], Any], *, timeout_s: float) -> None:
         self._socket, self._path, self._body, self._timeout_s = socket, path, body, timeout_s
-        self._wanted = 0
+        self._wanted = 0  # news so far; what is untold is the difference, which no failure can lose
         self._told = 0
         self._changed = asyncio.Event()
         self._news = asyncio.Condition()
+        self.sent: Any = None  # the newest message, perhaps still under way
         self.answer: Any = None  # to the newest message taken
         self.error: ShoalError | None = None  # why the newest was not taken
 
@@ -85,15 +86,16 @@ class Follower:
     async def run(self) -> None:
         """Tell it whatever ``poke`` announces, for ever."""
         while True:
-            await self._changed.wait()
             self._changed.clear()
-            if not await self._tell(self._wanted):
-                self._changed.set()
+            if self.up_to_date:
+                await self._changed.wait()
+            elif not await self._tell(self._wanted):
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _tell(self, ticket: int) -> bool:
         try:
-            answer = await call(self._socket, "PUT", self._path, self._body(), timeout_s=self._timeout_s)
+            self.sent = self._body()
+            answer = await call(self._socket, "PUT", self._path, self.sent, timeout_s=self._timeout_s)
         except ShoalError as error:
             await self._done(ticket if error.status < 500 else self._told, self.answer, error)
             return error.status < 500

@@ -19,20 +19,20 @@ from shoal.platform.local.engine import Engine
 from shoal.platform.port import Stage
 
 log = logging.getLogger(__name__)
-_COMPONENT = "platform"
 
 
 def application(engine: Engine) -> web.Application:
     """Make the API of one node."""
     api = ControlApi(engine)
     app = web.Application(middlewares=[_refusals], client_max_size=limits.CONTROL_BODY_BYTES_MAX)
+    app.on_shutdown.append(api.end)
     app.add_routes(
         [
             web.post("/v1/activate/{revision}", api.activate),
             web.get("/v1/status", api.status),
             web.get("/v1/functions", api.functions),
             web.get("/v1/functions/{name}", api.function),
-            web.post("/v1/functions/{name}/revisions", api.deploy),
+            web.post("/v1/deployments", api.deploy),
             web.put("/v1/functions/{name}/traffic", api.traffic),
             web.post("/v1/functions/{name}/rollback", api.rollback),
             web.delete("/v1/functions/{name}", api.delete),
@@ -64,6 +64,14 @@ class ControlApi:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._deployments: set[asyncio.Task[None]] = set()
+
+    async def end(self, _: web.Application) -> None:
+        """End the deployments under way, cleared up, and all starts: nobody waits for them any more."""
+        for work in self._deployments:
+            work.cancel()
+        await asyncio.gather(*self._deployments, return_exceptions=True)
+        await self._engine.instances.refuse()
 
     async def activate(self, request: web.Request) -> web.Response:
         """Answer once the revision has an instance."""
@@ -119,6 +127,8 @@ class ControlApi:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         work = asyncio.create_task(_deploy(Deploying(self._engine, order, report), lines))
+        self._deployments.add(work)
+        work.add_done_callback(self._deployments.discard)
         try:
             while (line := await lines.get()) is not None:
                 await response.write(json.dumps(line).encode() + b"\n")

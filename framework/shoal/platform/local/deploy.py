@@ -24,11 +24,11 @@ from shoal.core.hashing import parts_digest, tree_digest, tree_files
 from shoal.core.problems import from_problem
 from shoal.models import contract
 from shoal.models.repository import ModelRepository
-from shoal.platform.local import environment, logfiles
+from shoal.platform.local import environment, logfiles, packages
 from shoal.platform.local.engine import Engine
 from shoal.platform.local.processes import Command, Process, describe_end
-from shoal.platform.local.records import Revision, RunSpec, TriggerSpec, with_all_traffic
-from shoal.platform.port import Deployment, Stage
+from shoal.platform.local.records import Revision, RunSpec, TriggerSpec, handler_info, percents, with_all_traffic
+from shoal.platform.port import Deployment, Stage, Target
 from shoal.spec.function import FunctionSpec, load
 
 Report = Callable[[Stage], None]
@@ -62,12 +62,15 @@ class Deploying:
     report: Report
     spec: FunctionSpec = field(init=False)
     described: Described = field(init=False)
+    packages: str = ""  # the folder with what requirements.txt pins
     versions: dict[str, str] = field(default_factory=dict)  # alias -> exact model version
+    replaced: tuple[Target, ...] = ()  # the split this deployment put another in the place of
 
     async def run(self) -> Deployment:
         """Go through all stages; raises SpecError, ContractError or DeployError with the one reason."""
         scratch = Path(tempfile.mkdtemp(prefix="deploy-", dir=self.engine.home.scratch))
         try:
+            await self._packages()
             with self._stage("check") as told:
                 await self._check(scratch)
                 told.append(_summary(self.described))
@@ -85,16 +88,40 @@ class Deploying:
             told.append(revision.name if created else f"{revision.name}, unchanged")
         try:
             await self._ready(revision)
-            await self._publish(revision)
+            await self._publish(revision, created=created)
         except BaseException:
             if created:
                 await asyncio.shield(self._withdraw(revision))
             raise
         self.engine.prune(self.spec.name)
-        url = self.engine.url(self.spec.name)
-        return Deployment(self.spec.name, revision.name, created, url, revision.models)
+        return self._outcome(revision, created)
+
+    def _outcome(self, revision: Revision, created: bool) -> Deployment:
+        name, state, source = self.spec.name, self.engine.state, str(self.order.source)
+        before = str(state.setting(_source_key(name), "")) if len(state.revisions(name)) > created else ""
+        state.remember(_source_key(name), source)
+        return Deployment(
+            name,
+            revision.name,
+            created,
+            self.engine.url(name),
+            revision.models,
+            traffic=state.traffic(name),
+            replaced=self.replaced,
+            source_before="" if before == source else before,
+        )
 
     # Stages.
+
+    async def _packages(self) -> None:
+        """Install what the function pins, before its handler is imported; without pins there is no such stage."""
+        if not packages.asked(self.order.source):
+            return
+        with self._stage("packages") as told:
+            await asyncio.to_thread(load, self.order.source)  # its mistakes are told before anything is installed
+            wanted = await asyncio.to_thread(packages.wanted, self.order.source)
+            self.packages = await asyncio.to_thread(packages.install, wanted, self.order.cache)
+            told.append(", ".join(map(str, wanted.pins)) or "nothing to install")
 
     async def _check(self, scratch: Path) -> None:
         self.spec = await asyncio.to_thread(load, self.order.source)
@@ -121,7 +148,7 @@ class Deploying:
 
     def _revision(self, code: Path) -> tuple[Revision, bool]:
         """Find the newest revision if it is the same, else make the next one from the snapshot."""
-        spec = run_spec(self.spec, self.described)
+        spec = run_spec(self.spec, self.described, self.packages)
         digest = _digest(code, spec, self.versions)
         newest = next(iter(self.engine.state.revisions(self.spec.name)), None)
         if newest is not None and newest.digest == digest:
@@ -139,16 +166,19 @@ class Deploying:
         with self._stage("ready"):
             if not self.engine.instances.ready(revision.name):
                 self.engine.instances.forgive(revision.name)
-                await self.engine.start_instance(revision)
+                await self.engine.instances.ensure(revision)
 
-    async def _publish(self, revision: Revision) -> None:
-        if not self.order.traffic:
-            await self.engine.publish(revision, None)
-            return
-        with self._stage("traffic") as told:
-            targets = with_all_traffic(self.engine.state.traffic(self.spec.name), revision.name)
-            await self.engine.publish(revision, targets)
-            told.append(f"100 % to {revision.name}")
+    async def _publish(self, revision: Revision, *, created: bool) -> None:
+        """Put the revision in effect; one that was there before leaves a split that someone chose as it is."""
+        async with self.engine.changing(self.spec.name):
+            before = self.engine.state.traffic(self.spec.name)
+            if not self.order.traffic or (percents(before) and not created):
+                await self.engine.publish(revision, None)
+                return
+            with self._stage("traffic") as told:
+                late = await self.engine.publish(revision, with_all_traffic(before, revision.name))
+                self.replaced = before
+                told.append(f"100 % to {revision.name}" + (f", {late}" if late else ""))
 
     async def _withdraw(self, revision: Revision) -> None:
         """Remove what this deployment made, unless it was published before the failure."""
@@ -164,7 +194,8 @@ class Deploying:
         """Import the handler in a process of its own, as the runtime would, and read what it declares."""
         output = scratch / "described"
         argv = environment.describe_command(self.order.source, self.spec.handler)
-        env = {**environment.base(scratch), **self.spec.env, "K_SERVICE": self.spec.name}
+        ours = {"K_SERVICE": self.spec.name, **environment.with_packages(self.packages)}
+        env = {**environment.base(scratch), **self.spec.env, **ours}
         process = Process(Command(argv, env, output, self.order.source))
         try:
             async with asyncio.timeout(limits.DESCRIBE_SECONDS_MAX):
@@ -232,7 +263,7 @@ class Deploying:
         self.report(Stage(name, "done", self.engine.clock.monotonic() - started, "".join(told)))
 
 
-def run_spec(spec: FunctionSpec, described: Described) -> RunSpec:
+def run_spec(spec: FunctionSpec, described: Described, packages: str = "") -> RunSpec:
     """Reduce a specification and what its handler declares to what running it needs."""
     triggers = spec.triggers
     if triggers is None:
@@ -258,12 +289,20 @@ def run_spec(spec: FunctionSpec, described: Described) -> RunSpec:
             )
             for trigger in triggers
         ),
+        packages=packages,
+        handlers=tuple(handler_info(handler) for handler in described.handlers),
     )
 
 
 def _digest(code: Path, spec: RunSpec, versions: Mapping[str, str]) -> str:
-    settings = json.dumps([spec.to_json(), dict(versions)], sort_keys=True)
+    chosen = {key: value for key, value in spec.to_json().items() if key != "handlers"}  # the code says those
+    settings = json.dumps([chosen, dict(versions)], sort_keys=True)
     return parts_digest([("code", tree_digest(code)), ("settings", settings)])
+
+
+def _source_key(function: str) -> str:
+    """Name the setting that remembers the folder a function was last deployed from."""
+    return f"source of {function}"
 
 
 def _snapshot(source: Path, into: Path) -> None:

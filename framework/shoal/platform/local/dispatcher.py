@@ -24,6 +24,7 @@ from shoal.platform.local.ingest import to_new_event
 Send = Callable[[Trigger, Due], Awaitable[Answer]]  # one attempt; never raises but CancelledError
 Log = Callable[..., None]
 _STORE_RETRY_SECONDS: Final = 1.0
+_LOOK_SECONDS_MAX: Final = 30.0  # between two looks at a lane, also when nothing woke it
 _STORE_ATTEMPTS_MAX: Final = 30  # to record an outcome; after that the delivery is tried again instead
 
 
@@ -164,9 +165,13 @@ class _Lane:
     async def _run(self) -> None:
         while True:
             self.wake.clear()
-            wait_s = await self._start_due()
             try:
-                async with asyncio.timeout(wait_s):
+                wait_s = await self._start_due()
+            except Exception as error:  # a defect; the deliveries that are due must not wait for the next start
+                self._dispatcher.failed(error)
+                wait_s = _STORE_RETRY_SECONDS
+            try:
+                async with asyncio.timeout(min(wait_s or _LOOK_SECONDS_MAX, _LOOK_SECONDS_MAX)):
                     await self.wake.wait()
             except TimeoutError:
                 continue

@@ -7,35 +7,36 @@ it goes on from the state. What happens between is in ``instances``, ``scaling``
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
-import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from shoal.core import limits
 from shoal.core.clock import Clock, SystemClock
 from shoal.core.errors import DeployError, NotRunningError, ShoalError
-from shoal.platform.local import documents, logfiles, proctree, sockets
+from shoal.platform.local import documents, housekeeping, sockets
 from shoal.platform.local.control import Follower, call
-from shoal.platform.local.instances import Instances
+from shoal.platform.local.instances import Hooks, Instances
 from shoal.platform.local.layout import Home
 from shoal.platform.local.processes import Command
 from shoal.platform.local.records import Revision
 from shoal.platform.local.scaling import Scaled, Scaler
 from shoal.platform.local.state import State
-from shoal.platform.local.supervisor import Supervised
+from shoal.platform.local.supervisor import Supervised, for_ever
 from shoal.platform.port import Component, FunctionStatus, PlatformStatus, Target
 
 COMPONENTS: Final = ("gateway", "broker", "pool")
+_FRONT: Final = ("gateway", "broker")  # what has to know a split for it to be in effect
 _HOUSEKEEPING_SECONDS: Final = 10.0
 _END_SECONDS: Final = 10.0  # for instances at the end, after the gateway has drained
 _STATUS_SECONDS: Final = 5.0
-_AFTER_FAILURE_SECONDS: Final = 1.0
+_POOL_RETRY_SECONDS: Final = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +55,15 @@ class Engine:
     instances: Instances = field(init=False)
     followers: dict[str, Follower] = field(init=False)
     parts: dict[str, Supervised] = field(init=False)
-    _activations: dict[str, asyncio.Task[object]] = field(default_factory=dict)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
-    _locks: dict[str, asyncio.Lock] = field(default_factory=dict)  # by function, for deployments
-    _pool: tuple[str, ...] = ()
+    _deploying: dict[str, asyncio.Lock] = field(default_factory=dict)  # by function: one deployment at a time
+    _changing: dict[str, asyncio.Lock] = field(default_factory=dict)  # by function: one change of its split
+    _generations: Iterator[int] = field(default_factory=lambda: itertools.count(1))  # those told die with the node
+    _pool_started: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.instances = Instances(self.home, self.clock, self._instances_changed, self._routes_settled)
+        hooks = Hooks(self._instances_changed, self._routes_settled, self._instance_gone, self.pool_addresses)
+        self.instances = Instances(self.home, self.clock, hooks)
         self.followers = {
             "gateway": self._follower("gateway", "/routes", self._routes, limits.CONTROL_SECONDS_MAX),
             "broker": self._follower("broker", "/triggers", self._triggers, limits.CONTROL_SECONDS_MAX),
@@ -72,63 +75,70 @@ class Engine:
 
     async def start(self) -> None:
         """Clear what an earlier node left, start every part, and go back to work."""
-        self._clear()
+        housekeeping.clear(self.home, self.state)
         for part in self.parts.values():
             part.launch()
-        scaler = Scaler(self.instances, self.clock, self._scaled, self._load, self.start_instance)
+        scaler = Scaler(self.instances, self.clock, self._scaled, self._load, self.instances.start)
         work = [follower.run for follower in self.followers.values()]
-        self._tasks += [asyncio.create_task(_for_ever(task)) for task in (*work, scaler.run, self._keep_house)]
+        work += [scaler.run, self._follow_pool, self._keep_house]
+        self._tasks += [asyncio.create_task(for_ever(task)) for task in work]
 
     async def settle(self) -> None:
         """Wait until gateway and broker have taken what they must know; NotRunningError with why not."""
-        await asyncio.gather(*(self._told(name) for name in ("gateway", "broker")))
+        await asyncio.gather(*(self._told(name) for name in _FRONT))
 
     async def stop(self) -> None:
-        """End every child, those that send work first; back when all processes are gone."""
+        """End every child, those that send work first; back when all processes are gone.
+
+        Nothing is asked of the engine any more: its API has ended.
+        """
+        await self.instances.refuse()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.parts["broker"].stop()
         await self.parts["gateway"].stop()
         await self.instances.end(_END_SECONDS)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.parts["pool"].stop()
-        self._end_orphans()
-        self.state.close()
+        housekeeping.end_orphans(self.home)
 
     # What the control API offers.
 
     async def activate(self, name: str) -> list[dict[str, Any]]:
         """Give the endpoints of a revision once it has one; callers at the same time share one start."""
         if not self.instances.ready(name):
-            revision = self.state.revision(name)
-            task = self._activations.get(name)
-            if task is None:
-                task = self._activations[name] = asyncio.create_task(self._first(revision))
-                task.add_done_callback(lambda done: self._activated(name, done))
-            await asyncio.shield(task)
+            await self.instances.ensure(self.state.revision(name))
+            with suppress(ShoalError):  # the answer tells the gateway, too
+                await self._routes_settled()
         return documents.endpoint_list(self._endpoints(name))
 
     async def set_traffic(self, function: str, targets: Sequence[Target]) -> FunctionStatus:
         """Put a split in effect, once the pool holds the models of every revision in it."""
-        self.state.require(function)
-        self.state.check_split(function, targets)
-        await self._hold_models(function, targets)
-        self.state.set_traffic(function, targets, self.clock.now())
-        return await self._in_effect(function)
+        async with self.changing(function):
+            self.state.require(function)
+            self.state.check_split(function, targets)
+            async with self._models_held(function, targets):
+                await self.settle()
+                self.state.set_traffic(function, targets, self.clock.now())
+                return await self._in_effect(function)
 
     async def rollback(self, function: str) -> FunctionStatus:
         """Put the percents before the newest change in effect."""
-        await self._hold_models(function, self.state.rollback_split(function))
-        self.state.rollback(function, self.clock.now())
-        return await self._in_effect(function)
+        async with self.changing(function):
+            coming = self.state.rollback_split(function)
+            async with self._models_held(function, coming):
+                await self.settle()
+                self.state.rollback(function, self.clock.now())
+                return await self._in_effect(function)
 
     async def delete(self, function: str) -> None:
         """Remove a function: first no request reaches it, then its processes end, then its files go."""
         self.state.require(function)
         async with self.deploying(function):
-            revisions = self.state.revisions(function)
-            self.state.remove_function(function)
-            await self.settle()
+            async with self.changing(function):
+                revisions = self.state.revisions(function)
+                self.state.remove_function(function)
+                await self._settle_late()
             await asyncio.gather(*(self.instances.drain_revision(revision.name) for revision in revisions))
             for revision in revisions:
                 self.discard(revision.name)
@@ -152,7 +162,7 @@ class Engine:
         """Describe the platform's own parts."""
         pool = await self._pool_status()
         node = Component("node", True, f"home {self.home.root}", str(self.home.socket("node")), os.getpid())
-        models = {name: _model_text(model) for name, model in pool.get("models", {}).items()}
+        models = {name: documents.model_text(model) for name, model in pool.get("models", {}).items()}
         return PlatformStatus((node, *(self._component(name, pool) for name in COMPONENTS)), models)
 
     # For deployments.
@@ -161,20 +171,17 @@ class Engine:
         """Give a function's public address."""
         return f"http://{function}.localhost:{sockets.port_of(self.listeners['gateway'])}"
 
-    async def start_instance(self, revision: Revision) -> None:
-        """Start one more instance of a revision; DeployError with the reason when it does not start."""
-        await self.instances.start(revision, await self.pool_addresses() if revision.models else ())
-
     async def pool_addresses(self) -> tuple[str, ...]:
-        """Give the addresses functions call models at; NotRunningError while the pool has none."""
-        if not self._pool:
-            status = await call(self.home.socket("pool"), "GET", "/status", timeout_s=_STATUS_SECONDS)
-            self._pool = (str(status["http"]),)
-        return self._pool
+        """Give the addresses functions call models at now; NotRunningError while the pool does not answer.
+
+        They last as long as the pool's process: the next finds its predecessor's port, unless somebody took it.
+        """
+        status = await call(self.home.socket("pool"), "GET", "/status", timeout_s=_STATUS_SECONDS)
+        return (str(status["http"]),)
 
     async def load_models(self, versions: set[str]) -> None:
         """Wait until the pool holds these versions; DeployError with the reason when one cannot be loaded."""
-        if not versions:
+        if not versions or await self._hold_on(versions):
             return
         answer = await self.followers["pool"].settled(limits.MODEL_LOAD_SECONDS_MAX)
         states = answer.get("models", {})
@@ -183,10 +190,16 @@ class Engine:
             reasons = (f"{name}: {states.get(name, {}).get('reason') or 'not loaded'}" for name in failed)
             raise DeployError("the pool cannot serve " + "; ".join(reasons), hint="shoal logs pool")
 
-    async def publish(self, revision: Revision, targets: Sequence[Target] | None) -> None:
-        """Make a revision known, with a new split or without, and put it in effect."""
+    async def publish(self, revision: Revision, targets: Sequence[Target] | None) -> str:
+        """Make a revision known, with a new split or without; says when it is in effect, if that is not now.
+
+        The caller is the one who is ``changing`` the function. NotRunningError, with nothing kept, when gateway or
+        broker does not answer.
+        """
+        if targets is not None:
+            await self.settle()
         self.state.publish_revision(revision.name, targets, self.clock.now())
-        await self.settle()
+        return await self._settle_late() if targets is not None else ""
 
     def release(self, lease: str) -> None:
         """Give up the hold a deployment had on its models; those nothing else holds are unloaded."""
@@ -196,57 +209,47 @@ class Engine:
     @asynccontextmanager
     async def deploying(self, function: str) -> AsyncIterator[None]:
         """Let one deployment of a function through at a time; the next waits."""
-        async with self._locks.setdefault(function, asyncio.Lock()):
+        async with self._deploying.setdefault(function, asyncio.Lock()):
+            yield
+
+    @asynccontextmanager
+    async def changing(self, function: str) -> AsyncIterator[None]:
+        """Let one change of a function's split through at a time; a deployment is one only at its end."""
+        async with self._changing.setdefault(function, asyncio.Lock()):
             yield
 
     def prune(self, function: str) -> None:
         """Remove the oldest revisions beyond those kept."""
         history = self.state.history(function)
         for revision in documents.disposable(self.state.revisions(function), history):
-            if not self.instances.active(revision.name):
+            if not self.instances.used(revision.name):
                 self.state.remove_revision(revision.name)
                 self.discard(revision.name)
 
     def discard(self, revision: str) -> None:
         """Remove the files of a revision that is no more."""
-        shutil.rmtree(self.home.revisions / revision, ignore_errors=True)
-        logfiles.remove(self.home.log(revision))
+        housekeeping.discard(self.home, revision)
 
     # What the other processes are told.
 
     def _routes(self) -> dict[str, Any]:
-        functions: dict[str, Any] = {}
-        revisions: dict[str, Any] = {}
-        for name in self.state.function_names():
-            known, targets = self.state.revisions(name), self.state.traffic(name)
-            functions[name] = documents.function_route(targets, known)
-            reachable = {target.revision for target in targets}
-            revisions |= {
-                revision.name: documents.revision_route(revision, {revision.name: self._endpoints(revision.name)})
-                for revision in known
-                if revision.name in reachable
-            }
-        return {"generation": self.state.next_generation(), "functions": functions, "revisions": revisions}
+        return documents.routes(self.state, self._endpoints, next(self._generations))
 
     def _triggers(self) -> dict[str, Any]:
-        triggers = [
-            trigger
-            for name in self.state.function_names()
-            for trigger in documents.triggers(name, self.state.traffic(name), self.state.revisions(name))
-        ]
-        gateway = f"http://{sockets.LOOPBACK}:{sockets.port_of(self.listeners['gateway'])}"
-        return {"generation": self.state.next_generation(), "gateway": gateway, "triggers": triggers}
+        return documents.all_triggers(self.state, self._address("gateway"), next(self._generations))
 
     def _models(self) -> dict[str, Any]:
-        names = self.state.function_names()
-        wanted = [documents.leased(self.state.revisions(name), self.state.traffic(name)) for name in names]
-        return {"models": sorted(set[str]().union(*wanted, *self.leases.values()))}
+        alive = (instance.revision for instance in self.instances.alive())
+        return {"models": documents.models(self.state, alive, self.leases.values())}
 
     def _endpoints(self, revision: str) -> list[tuple[str, int]]:
         return [(instance.id, instance.port) for instance in self.instances.ready(revision)]
 
     def _instances_changed(self) -> None:
         self.followers["gateway"].poke()
+
+    def _instance_gone(self) -> None:
+        self.followers["pool"].poke()
 
     async def _routes_settled(self) -> None:
         await self._told("gateway")
@@ -260,38 +263,59 @@ class Engine:
             reason = f"the {name} does not run: {self.parts[name].reason}"
             raise NotRunningError(reason, hint=f"shoal logs {name}") from error
 
-    async def _in_effect(self, function: str) -> FunctionStatus:
-        await self.settle()
-        self.followers["pool"].poke()
-        return self.function(function)
+    async def _settle_late(self) -> str:
+        """Wait until gateway and broker know what is decided already; says what it waits for if they do not."""
+        try:
+            await self.settle()
+        except ShoalError as error:
+            if error.status < 500:  # refused for good: a defect, and no matter of time
+                raise
+            log.warning("a change is not in effect yet: %s", error.message)
+            late = [name for name in _FRONT if not self.followers[name].up_to_date] or _FRONT
+            return f"in effect when the {' and the '.join(late)} {'is' if len(late) == 1 else 'are'} back"
+        return ""
 
-    async def _hold_models(self, function: str, targets: Sequence[Target]) -> None:
-        """Load the models a coming split needs that the function does not hold already."""
+    async def _in_effect(self, function: str) -> FunctionStatus:
+        late = await self._settle_late()
+        status = self.function(function)
+        return replace(status, ready=False, reason=late) if late else status
+
+    @asynccontextmanager
+    async def _models_held(self, function: str, targets: Sequence[Target]) -> AsyncIterator[None]:
+        """Load the models a coming split needs that the function does not hold, and keep them until then."""
         reachable = {target.revision for target in targets}
         revisions = self.state.revisions(function)
         needed = {version for item in revisions if item.name in reachable for version in item.models.values()}
-        if needed <= documents.leased(revisions, self.state.traffic(function)):
-            return
-        key = f"traffic of {function}"
-        self.leases[key] = needed
+        key = f"traffic of {function}"  # one at a time: the caller is the one changing it
         try:
-            await self.load_models(needed)
-        except BaseException:
+            if not needed <= documents.leased(revisions, self.state.traffic(function)):
+                self.leases[key] = needed
+                await self.load_models(needed)
+            yield
+        finally:
             self.release(key)
-            raise
-        self.leases.pop(key)  # the split, in effect next, holds them
+
+    async def _hold_on(self, versions: set[str]) -> bool:
+        """Say whether the pool serves these versions now and has been told to go on: no need to wait for others."""
+        sent = self.followers["pool"].sent
+        if sent is None or not versions <= set(sent["models"]):
+            return False
+        states = (await self._pool_status()).get("models", {})
+        return all(states.get(version, {}).get("state") == "READY" for version in versions)
+
+    async def _follow_pool(self) -> None:
+        """Replace the instances that call models where no pool is, after a start of the pool at another address."""
+        while True:
+            await self._pool_started.wait()
+            try:
+                addresses = await self.pool_addresses()
+            except ShoalError:
+                await asyncio.sleep(_POOL_RETRY_SECONDS)
+                continue
+            self._pool_started.clear()
+            await self.instances.drain_moved(addresses)
 
     # Instances.
-
-    async def _first(self, revision: Revision) -> None:
-        await self.start_instance(revision)
-        with suppress(NotRunningError):
-            await self._routes_settled()
-
-    def _activated(self, name: str, task: asyncio.Task[object]) -> None:
-        self._activations.pop(name, None)
-        if not task.cancelled():
-            task.exception()  # seen: it reaches those who wait, if any still do
 
     def _scaled(self) -> list[Scaled]:
         found = []
@@ -325,28 +349,35 @@ class Engine:
             command,
             self.clock,
             prepare=lambda: self._prepare(name),
-            started=self.followers[name].poke,
+            started=lambda: self._started(name),
         )
 
     def _prepare(self, name: str) -> None:
         """Clear what the last process of a part left behind, before the next starts."""
         self.home.socket(name).unlink(missing_ok=True)
         if name == "pool":
-            self._end_orphans()
+            housekeeping.end_orphans(self.home)
 
-    def _end_orphans(self) -> None:
-        for pid in proctree.end_orphans(self.home.run, os.getpid()):
-            log.warning("ended process %d, which a dead inference server left", pid)
+    def _started(self, name: str) -> None:
+        self.followers[name].poke()
+        if name == "pool":
+            self._pool_started.set()
+
+    def _address(self, name: str) -> str:
+        return f"http://{sockets.LOOPBACK}:{sockets.port_of(self.listeners[name])}"
 
     def _component(self, name: str, pool: Mapping[str, Any]) -> Component:
         part, follower = self.parts[name], self.followers[name]
         ready = bool(part.pid) and (bool(pool.get("ready")) if name == "pool" else follower.up_to_date)
-        if name == "pool":
-            address = str(pool.get("http", ""))
-        else:
-            address = f"http://{sockets.LOOPBACK}:{sockets.port_of(self.listeners[name])}"
-        detail = "" if ready else (part.reason or follower.reason or str(pool.get("reason", "")) or "starting")
+        address = str(pool.get("http", "")) if name == "pool" else self._address(name)
+        detail = "" if ready else self._why_not(name, pool)
         return Component(name, ready, detail, address, part.pid, part.restarts)
+
+    def _why_not(self, name: str, pool: Mapping[str, Any]) -> str:
+        """Say why a part is not ready; before its socket is there it starts, and what a call met is no news."""
+        told = str(pool.get("reason", "")) if name == "pool" else self.followers[name].reason
+        starting = "starting (a deployment that needs a model waits for it)" if name == "pool" else "starting"
+        return self.parts[name].reason or (told if self.home.socket(name).exists() else "") or starting
 
     async def _pool_status(self) -> Mapping[str, Any]:
         try:
@@ -359,45 +390,10 @@ class Engine:
 
     # House-keeping.
 
-    def _clear(self) -> None:
-        """Remove what interrupted deployments and ended processes left."""
-        for revision in self.state.unfinished():
-            self.state.remove_revision(revision.name)
-        known = {item.name for name in self.state.function_names() for item in self.state.revisions(name)}
-        for folder in self.home.revisions.iterdir():
-            if folder.name not in known:
-                self.discard(folder.name)
-        for part in self.home.models.glob(".*--*"):
-            shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(self.home.scratch, ignore_errors=True)
-        self.home.scratch.mkdir(mode=0o700)
-
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-            self._end_orphans()
-            for path in self.home.logs.glob("*.log"):
-                await asyncio.to_thread(logfiles.rotate, path)
-            if self.followers["pool"].up_to_date:
-                self._remove_models()
-
-    def _remove_models(self) -> None:
-        """Remove the files of versions that nothing holds and the pool has been told to unload."""
-        held = self._models()["models"]
-        for folder in self.home.models.glob("*--*"):
-            if folder.name not in held and not folder.name.startswith("."):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
-    """Run work that never ends by itself; a mistake in it is logged, and it begins again."""
-    while True:
-        try:
-            await work()
-        except Exception:
-            log.exception("a task of the node failed")
-        await asyncio.sleep(_AFTER_FAILURE_SECONDS)
-
-
-def _model_text(model: Mapping[str, Any]) -> str:
-    return str(model.get("reason") or model.get("state") or "unknown")
+            housekeeping.end_orphans(self.home)
+            await housekeeping.rotate_logs(self.home)
+            if self.followers["pool"].up_to_date:  # it has been told to unload what goes
+                housekeeping.remove_models(self.home, self._models()["models"])

@@ -38,6 +38,11 @@ def base(scratch: Path) -> dict[str, str]:
     return {"PATH": _PATH_DEFAULT, **passed, **fixed}
 
 
+def with_packages(folder: str) -> dict[str, str]:
+    """Give the variable that names a function's third-party packages; nothing without any."""
+    return {"SHOAL_PACKAGES": folder} if folder else {}
+
+
 def of_instance(
     revision: Revision, source: Path, scratch: Path, listen: tuple[int, int], pool: Sequence[str]
 ) -> Mapping[str, str]:
@@ -58,5 +63,6 @@ def of_instance(
         "SHOAL_CONCURRENCY": str(spec.concurrency),
         "SHOAL_TIMEOUT_SECONDS": f"{spec.timeout_s:g}",
         "SHOAL_THREADS": str(spec.threads),
+        **with_packages(spec.packages),
     }
     return {**base(scratch), **spec.env, **contract}

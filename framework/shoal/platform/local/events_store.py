@@ -1,7 +1,8 @@
 """Events and their deliveries in SQLite: what the broker has promised, and how far it is with each promise.
 
-Every function runs on the writer's thread inside its transaction, and raises ShoalError only before it changes
-anything, so that its neighbours in the same commit are not touched. Times are seconds since the epoch.
+Every function runs on the writer's thread inside its transaction, and raises ShoalError only where what it has
+changed by then may stay, so that its neighbours in the same commit are not touched. Times are seconds since the
+epoch.
 
 An event with ``fanned = 0`` came while no triggers were known; it is matched when they are. ``left`` counts the
 event's deliveries that are pending, retrying or dead; at zero the event is finished and ages out.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,9 @@ CREATE INDEX open ON deliveries(trigger, due, id) WHERE state IN ('pending', 're
 CREATE INDEX dead ON deliveries(id) WHERE state = 'dead';
 """
 _PAGE_BYTES: Final = 4096
+_PAGES_PER_EVENT: Final = 2  # attributes, headers and index entries, rounded up
+_RESERVE: Final = 0.1  # of the database, kept from newcomers
+_MADE_ROOM_ROWS: Final = 100  # finished events removed at a time
 _OPEN: Final = "state IN ('pending', 'retrying')"  # as the index has it, or it is not used
 _JOURNAL_BYTES: Final = 64 * 2**20
 
@@ -84,8 +89,9 @@ class EventStore:
 
     def __init__(self, path: Path, *, bytes_max: int = limits.BROKER_BYTES_MAX) -> None:
         """Open or create the database; StoreError when it is not one of ours."""
+        self._pages_max = bytes_max // _PAGE_BYTES
         try:
-            self.connection = _connect(path, bytes_max)
+            self.connection = _connect(path, self._pages_max)
         except sqlite3.Error as error:
             raise StoreError(f"{path} cannot be opened as the broker's database: {error}") from error
 
@@ -93,13 +99,32 @@ class EventStore:
         """Close the database."""
         self.connection.close()
 
+    def admit(self, events: Sequence[NewEvent], triggers: Collection[Trigger] | None, now: float) -> set[str]:
+        """Accept events from outside if they leave the reserve alone; StoreError when the database is full.
+
+        Finished events give way first, oldest first. The reserve is for what was promised before: deliveries,
+        their outcomes and replies must not need room that newcomers have taken.
+        """
+        pages = sum(len(event.body) // _PAGE_BYTES + _PAGES_PER_EVENT for event in events)
+        while self._room() < pages:
+            oldest = self._all(
+                "SELECT seq FROM events WHERE finished IS NOT NULL ORDER BY finished, seq LIMIT ?", _MADE_ROOM_ROWS
+            )
+            if not oldest:
+                size = self._pages_max * _PAGE_BYTES
+                raise StoreError(f"the event store is full ({size} bytes, all waiting)", retry_after_s=5.0)
+            for (seq,) in oldest:
+                self._run("DELETE FROM events WHERE seq = ?", seq)
+        return self.accept(events, triggers, now)
+
     def accept(self, events: Sequence[NewEvent], triggers: Collection[Trigger] | None, now: float) -> set[str]:
         """Keep events and their deliveries; give the triggers concerned. ``triggers`` None: not known yet."""
         self._count("accepted", len(events))
         concerned: set[str] = set()
         for event in events:
             seq = self._insert(event, now, fanned=triggers is not None)
-            concerned |= self._fan_out(seq, event.broker, event.attributes, triggers or (), now)
+            if triggers is not None:
+                concerned |= self._fan_out(seq, event.broker, event.attributes, triggers, now)
         return concerned
 
     def fan_out_held(self, triggers: Collection[Trigger], now: float, count_max: int) -> int:
@@ -162,13 +187,14 @@ class EventStore:
 
     def drop_orphans(self, triggers: Collection[str], now: float) -> dict[str, int]:
         """Drop what is to be delivered for triggers that are gone; give how many per trigger."""
-        rows = self._all(f"SELECT id, event, trigger FROM deliveries WHERE {_OPEN}")  # noqa: S608
-        dropped: dict[str, int] = {}
-        for delivery, event, trigger in rows:
-            if trigger not in triggers:
-                self._drop(delivery, event, now)
-                dropped[trigger] = dropped.get(trigger, 0) + 1
-        return dropped
+        rows = self._all(
+            f"SELECT id, event, trigger FROM deliveries WHERE {_OPEN}"  # noqa: S608
+            " AND trigger NOT IN (SELECT value FROM json_each(?))",
+            json.dumps(sorted(triggers)),
+        )
+        for delivery, event, _ in rows:
+            self._drop(delivery, event, now)
+        return dict(Counter(trigger for *_, trigger in rows))
 
     def redrive(self, delivery: int, triggers: Collection[str], now: float) -> str:
         """Bring a dead letter back with all its retries; give its trigger.
@@ -177,7 +203,7 @@ class EventStore:
         """
         found = self._one("SELECT trigger FROM deliveries WHERE id = ? AND state = 'dead'", delivery)
         if found is None:
-            raise NotFoundError(f"there is no dead letter {delivery}", hint="shoal event dead")
+            raise NotFoundError(f"there is no dead letter {delivery}")
         if found[0] not in triggers:
             raise ConflictError(f"dead letter {delivery} is for trigger {found[0]!r}, which is gone")
         self._run(
@@ -223,6 +249,11 @@ class EventStore:
             removed += 1
         return removed
 
+    def _room(self) -> int:
+        """Pages free for newcomers."""
+        used = self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")
+        return int(self._pages_max * (1 - _RESERVE)) - used
+
     def _old_dead(self, now: float) -> list[Any]:
         return self._all(
             "SELECT id, event FROM deliveries WHERE state = 'dead' AND (changed < ? OR id <= coalesce("
@@ -234,9 +265,9 @@ class EventStore:
 
     def _old_finished(self, now: float) -> list[Any]:
         return self._all(
-            "SELECT seq FROM events WHERE finished IS NOT NULL AND (finished < ? OR finished < coalesce("
-            "(SELECT finished FROM events WHERE finished IS NOT NULL ORDER BY finished DESC LIMIT 1 OFFSET ?), 0))"
-            " ORDER BY finished LIMIT ?",
+            "SELECT seq FROM events WHERE finished IS NOT NULL AND (finished < ? OR (finished, seq) <= ("
+            "SELECT finished, seq FROM events WHERE finished IS NOT NULL"
+            " ORDER BY finished DESC, seq DESC LIMIT 1 OFFSET ?)) ORDER BY finished, seq LIMIT ?",
             now - limits.BROKER_KEPT_SECONDS_MAX,
             limits.BROKER_EVENTS_KEPT_MAX,
             limits.BROKER_PRUNE_ROWS_MAX,
@@ -246,9 +277,9 @@ class EventStore:
         named = event.attributes
         cursor = self._run(
             "INSERT INTO events (broker, id, source, type, attributes, headers, body, hops, accepted, fanned, left,"
-            " finished) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
+            " finished) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL)",
             event.broker, named["id"], named["source"], named["type"], json.dumps(dict(named)),
-            json.dumps(dict(event.headers)), event.body, event.hops, now, int(fanned), now if fanned else None,
+            json.dumps(dict(event.headers)), event.body, event.hops, now, int(fanned),
         )  # fmt: skip
         return int(cursor.lastrowid or 0)
 
@@ -305,7 +336,7 @@ class EventStore:
         return int(self._one(sql, *values)[0])
 
 
-def _connect(path: Path, bytes_max: int) -> sqlite3.Connection:
+def _connect(path: Path, pages_max: int) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, isolation_level=None, timeout=limits.BROKER_BUSY_SECONDS_MAX, check_same_thread=False
     )
@@ -313,7 +344,7 @@ def _connect(path: Path, bytes_max: int) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not on its way
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
-    connection.execute(f"PRAGMA max_page_count = {bytes_max // _PAGE_BYTES}")
+    connection.execute(f"PRAGMA max_page_count = {pages_max}")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version not in (0, _VERSION):
         connection.close()

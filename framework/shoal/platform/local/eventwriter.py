@@ -119,9 +119,7 @@ def _alone(store: EventStore, operation: _Operation) -> None:
     try:
         _transact(store, [operation])
     except sqlite3.Error as error:
-        operation.failure = StoreError(
-            f"the event store cannot keep it: {error}", hint="df -h; shoal doctor", retry_after_s=5.0
-        )
+        operation.failure = StoreError(f"the event store cannot keep it: {error}", hint="df -h", retry_after_s=5.0)
     except Exception as error:
         operation.failure = error  # raised again where the operation was asked for
 

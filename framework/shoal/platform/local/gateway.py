@@ -18,7 +18,7 @@ import aiohttp
 import uvloop
 from aiohttp import hdrs, web
 
-from shoal.core import limits
+from shoal.core import lifeline, limits
 from shoal.core.clock import Clock, SystemClock
 from shoal.core.errors import (
     DeadlineError,
@@ -36,7 +36,6 @@ from shoal.platform.local.balancing import Balancer, Revision
 from shoal.platform.local.control import call
 from shoal.platform.local.layout import Home, home_of
 
-_CONTROL_BYTES_MAX = 8 * 2**20  # a table of routes
 _CLIENT_GONE = 499  # as nginx logs it; nobody reads this answer
 
 
@@ -170,7 +169,6 @@ class FrontDoor:
         self._gateway = gateway
         self._log = log
         self._page = own
-        self.draining = False
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -207,17 +205,19 @@ class FrontDoor:
         else:
             response = await self._page.answer(request, where)
             response.headers[hdrs.SERVER] = problems.SERVER_NAME
-        if self.draining or "upgrade" in request.headers:
+        if "upgrade" in request.headers:
             response.force_close()  # an upgrade refused leaves nothing to say on this connection
         return response
 
     def _refuse(self, request: web.BaseRequest, error: ShoalError, visit: Visit) -> web.StreamResponse:
         visit.status, visit.component, visit.reason = error.status, "platform", error.message
+        if error.status >= 500 and visit.function and not error.hint:
+            error.hint = f"shoal logs {visit.function}"
         if request.writer.output_size > 0:
             proxy.cut(request)
             raise ConnectionResetError(error.message)
         unread = request.body_exists and not request.content.is_eof()
-        close = unread or self.draining or request.method == hdrs.METH_CONNECT
+        close = unread or request.method == hdrs.METH_CONNECT
         response = problems.response(error, "platform", close=close)
         response.headers[proxy.REQUEST_ID_HEADER] = visit.request_id
         return response
@@ -239,7 +239,7 @@ def control(gateway: Gateway, balancer: Balancer) -> web.Application:
     async def get_load(_: web.Request) -> web.Response:
         return web.json_response({"generation": gateway.table.generation, "revisions": balancer.report()})
 
-    app = web.Application(client_max_size=_CONTROL_BYTES_MAX)
+    app = web.Application(client_max_size=limits.CONTROL_BODY_BYTES_MAX)
     app.add_routes([web.put("/routes", put_routes), web.get("/load", get_load)])
     return app
 
@@ -248,7 +248,7 @@ async def serve(fd: int, home: Home) -> None:
     """Run the gateway until SIGTERM."""
     clock, rng = SystemClock(), Random()  # noqa: S311 - it splits traffic, it keeps no secret
     async with AsyncExitStack() as stack:
-        instances = await stack.enter_async_context(_to_instances())
+        instances = await stack.enter_async_context(to_instances())
         node = home.socket("node")
         balancer = Balancer(clock)
         activator = Activator(balancer, partial(wake_through_node, node))
@@ -269,9 +269,10 @@ def _page(home: Home, log: AccessLog, balancer: Balancer, clock: Clock) -> page.
     return page.Page(reader("node"), reader("broker"), log, balancer, clock)
 
 
-def _to_instances() -> aiohttp.ClientSession:
+def to_instances() -> aiohttp.ClientSession:
+    """Make the client that calls instances: it sends each request once and passes bodies on as they are."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=limits.GATEWAY_POOL_IDLE_SECONDS_MAX)
-    return aiohttp.ClientSession(
+    session = aiohttp.ClientSession(
         connector=connector,
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -279,6 +280,10 @@ def _to_instances() -> aiohttp.ClientSession:
         max_line_size=limits.GATEWAY_FIELD_BYTES_MAX,
         max_field_size=limits.GATEWAY_FIELD_BYTES_MAX,
     )
+    # The library would send GET, PUT, DELETE and the like again when a kept connection breaks, after the handler
+    # may have run; it has no public switch, only the one its own test client sets.
+    session._retry_connection = False
+    return session
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -287,7 +292,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--fd", type=int, required=True, help="the listening socket")
     parser.add_argument("--home", required=True, help="the platform's folder")
     options = parser.parse_args(arguments)
-    serving.die_with_parent()
+    lifeline.die_with_parent()
     serving.raise_file_limit()
     uvloop.run(serve(options.fd, home_of(options.home)))
 

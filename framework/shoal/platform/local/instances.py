@@ -21,17 +21,18 @@ import aiohttp
 
 from shoal.core import limits
 from shoal.core.clock import Clock
-from shoal.core.errors import DeployError, PlatformError
+from shoal.core.errors import DeployError, NotRunningError, ShoalError
 from shoal.platform.local import environment, logfiles, sockets
 from shoal.platform.local.layout import Home
 from shoal.platform.local.processes import Command, Process, describe_end
 from shoal.platform.local.records import Revision
-from shoal.platform.local.supervisor import backoff
+from shoal.platform.local.supervisor import backoff, failures_after
 
 STARTUP_EXIT: Final = 3  # the runtime could not start and said why in one JSON line
 REASON_LINES: Final = 5
 _READY_RETRY_SECONDS: Final = 0.05
 _DRAIN_MARGIN_SECONDS: Final = 5.0
+_PATIENCE_SECONDS: Final = 1.0  # a start that has to wait this long is not refused: its callers wait with it
 
 
 class Phase(StrEnum):
@@ -62,20 +63,23 @@ class Instance:
     scratch: Path
     log: Path
     log_start: int  # where in the log it began
+    pool: tuple[str, ...]  # where it was told to call models
     phase: Phase = Phase.STARTING
     ready_at: float = 0.0  # monotonic seconds
+    told_to_end: bool = False
 
     def enter(self, phase: Phase) -> bool:
         """Move to ``phase`` if that can follow; says whether it did."""
         if phase not in _NEXT[self.phase]:
             return False
         self.phase = phase
+        self.told_to_end = self.told_to_end or phase is Phase.DRAINING
         return True
 
 
 @dataclass(slots=True)
 class Failures:
-    """Starts of one revision that failed in a row, and when the next is allowed."""
+    """Starts and lives of one revision that ended too soon in a row, and when the next start is allowed."""
 
     count: int = 0
     not_before: float = 0.0
@@ -88,16 +92,25 @@ class Crew:
 
     instances: list[Instance] = field(default_factory=list)
     failures: Failures = field(default_factory=Failures)
-    starting: int = 0
+    starts: set[asyncio.Task[None]] = field(default_factory=set)  # under way
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What instances need of the node around them."""
+
+    changed: Callable[[], None]  # called whenever a set of ready instances changed
+    settled: Callable[[], Awaitable[object]]  # waits until the gateway knows of the change
+    gone: Callable[[], None]  # called when a process that called models is gone
+    pool: Callable[[], Awaitable[tuple[str, ...]]]  # gives the pool's addresses
 
 
 class Instances:
-    """All instances; ``changed`` is called whenever a set of ready ones changed, ``settled`` waits until told."""
+    """All instances: each start is a task of its own, which anyone may wait for and nobody's leaving ends."""
 
-    def __init__(
-        self, home: Home, clock: Clock, changed: Callable[[], None], settled: Callable[[], Awaitable[object]]
-    ) -> None:
-        self._home, self._clock, self._changed, self._settled = home, clock, changed, settled
+    def __init__(self, home: Home, clock: Clock, hooks: Hooks) -> None:
+        self._home, self._clock, self._hooks = home, clock, hooks
+        self._ending = False
         self._crews: dict[str, Crew] = {}
         self._ids = count(1)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,7 +121,12 @@ class Instances:
 
     def active(self, revision: str) -> int:
         """Count the instances that are ready or will be."""
-        return len(self.ready(revision)) + self._crew(revision).starting
+        return len(self.ready(revision)) + len(self._crew(revision).starts)
+
+    def used(self, revision: str) -> bool:
+        """Say whether any process of a revision runs, be it to finish its last request, or is about to."""
+        crew = self._crew(revision)
+        return bool(crew.instances or crew.starts)
 
     def alive(self) -> list[Instance]:
         """List every instance whose process runs."""
@@ -122,39 +140,51 @@ class Instances:
         """Let the next start of a revision happen at once, whatever came before."""
         self._crew(revision).failures = Failures()
 
-    async def start(self, revision: Revision, pool: tuple[str, ...]) -> Instance:
-        """Start one instance and wait until it answers; DeployError with the one reason when it does not.
+    async def start(self, revision: Revision) -> None:
+        """Start one more instance and wait until it answers; DeployError with the one reason when it does not.
 
-        After failures in a row the next attempt is refused until a growing delay has passed.
+        After failures in a row the next attempt is refused until a growing delay has passed. NotRunningError while
+        the platform stops, or when the pool, which the revision needs, has no address.
         """
-        crew = self._crew(revision.name)
-        self._check_pace(revision.name, crew.failures)
-        crew.starting += 1
-        try:
-            instance = await self._start(revision, crew, pool)
-        finally:
-            crew.starting -= 1
-        crew.failures = Failures()
-        self._changed()
-        return instance
+        await _joined(revision, self._begin(revision))
+
+    async def ensure(self, revision: Revision) -> None:
+        """Wait until a revision has a ready instance, joining a start under way; raises as ``start``."""
+        if not self.ready(revision.name):
+            under_way = next(iter(self._crew(revision.name).starts), None)
+            await _joined(revision, under_way or self._begin(revision))
 
     async def drain(self, instance: Instance) -> None:
         """End an instance: no new requests, then SIGTERM, then SIGKILL past the function's own timeout."""
         if not instance.enter(Phase.DRAINING):
             return
-        self._changed()
-        with suppress(PlatformError):  # a gateway that does not answer sends no requests either
-            await self._settled()
-        await instance.process.stop(instance.revision.spec.timeout_s + _DRAIN_MARGIN_SECONDS)
+        self._hooks.changed()
+        try:
+            with suppress(ShoalError):  # a gateway that does not answer sends no requests either
+                await self._hooks.settled()
+        finally:
+            await instance.process.stop(instance.revision.spec.timeout_s + _DRAIN_MARGIN_SECONDS)
+
+    async def drain_moved(self, pool: tuple[str, ...]) -> None:
+        """End the instances that call models at another address than ``pool``; others start when needed."""
+        moved = [instance for instance in self.alive() if instance.revision.models and instance.pool != pool]
+        await asyncio.gather(*(self.drain(instance) for instance in moved))
 
     async def drain_revision(self, revision: str) -> None:
         """End all instances of a revision, and forget how it fared."""
+        await _cancelled(self._crew(revision).starts)
         await asyncio.gather(*(self.drain(instance) for instance in list(self._crew(revision).instances)))
         await self._gone(revision)
         self._crews.pop(revision, None)
 
+    async def refuse(self) -> None:
+        """Start nothing from now on; what is about to start ends."""
+        self._ending = True
+        await _cancelled({task for crew in self._crews.values() for task in crew.starts})
+
     async def end(self, grace_s: float) -> None:
         """End every instance within ``grace_s`` seconds; back when all processes are gone."""
+        await self.refuse()
         for instance in self.alive():
             instance.enter(Phase.DRAINING)
         await asyncio.gather(*(instance.process.stop(grace_s) for instance in self.alive()))
@@ -165,17 +195,30 @@ class Instances:
     def _crew(self, revision: str) -> Crew:
         return self._crews.setdefault(revision, Crew())
 
-    def _check_pace(self, revision: str, failures: Failures) -> None:
-        wait_s = failures.not_before - self._clock.monotonic()
-        if wait_s > 0:
-            raise DeployError(
-                f"{revision} does not start: {failures.reason}",
-                hint="shoal logs NAME",
-                retry_after_s=round(wait_s, 1),
-            )
+    def _begin(self, revision: Revision) -> asyncio.Task[None]:
+        """Begin to start an instance, unless the revision failed too often of late."""
+        if self._ending:
+            raise NotRunningError(f"{revision.name} does not start: the platform is stopping", hint="shoal up")
+        crew = self._crew(revision.name)
+        wait_s = max(0.0, crew.failures.not_before - self._clock.monotonic())
+        if wait_s > _PATIENCE_SECONDS:
+            raise _refusal(revision, crew.failures.reason, round(wait_s, 1))
+        task = asyncio.create_task(self._start(revision, crew, wait_s), name=f"start-{revision.name}")
+        crew.starts.add(task)
+        task.add_done_callback(lambda done: _noted(crew, done))
+        return task
 
-    async def _start(self, revision: Revision, crew: Crew, pool: tuple[str, ...]) -> Instance:
-        instance = self._spawn(revision, pool)
+    async def _start(self, revision: Revision, crew: Crew, wait_s: float) -> None:
+        try:
+            await asyncio.sleep(wait_s)
+            pool = await self._hooks.pool() if revision.models else ()
+            await self._bring_up(self._spawn(revision, pool), crew)
+            crew.failures.reason = ""  # how often it failed counts on until a life was steady
+        finally:
+            crew.starts -= {asyncio.current_task()}  # in the same step as it became ready: it counts once
+        self._hooks.changed()
+
+    async def _bring_up(self, instance: Instance, crew: Crew) -> None:
         crew.instances.append(instance)
         task = asyncio.create_task(self._attend(instance), name=f"attend-{instance.id}")
         self._tasks.add(task)
@@ -187,9 +230,8 @@ class Instances:
             await asyncio.shield(instance.process.stop(0.0))
             raise
         if not instance.enter(Phase.READY):
-            raise DeployError(f"{revision.name} was stopped while it started")
+            raise _stopped(instance.revision)
         instance.ready_at = self._clock.monotonic()
-        return instance
 
     def _spawn(self, revision: Revision, pool: tuple[str, ...]) -> Instance:
         identity = f"{revision.name}-{next(self._ids)}"
@@ -202,7 +244,7 @@ class Instances:
             env = environment.of_instance(revision, source, scratch, (listener.fileno(), port), pool)
             start = logfiles.size(log)
             command = Command(environment.runtime_command(), env, log, source, (listener.fileno(),))
-            return Instance(identity, revision, port, Process(command), scratch, log, start)
+            return Instance(identity, revision, port, Process(command), scratch, log, start, pool)
 
     async def _answer(self, instance: Instance) -> None:
         """Wait until the instance answers its readiness path with 200, or dies, or takes too long."""
@@ -212,9 +254,11 @@ class Instances:
             await asyncio.wait({ended, ready}, return_when="FIRST_COMPLETED", timeout=limits.READY_SECONDS_MAX)
             if ready.done() and not ready.cancelled() and ready.exception() is None:
                 return
+            if instance.told_to_end:
+                raise _stopped(instance.revision)
             reason = self._reason(instance, ended.result() if ended.done() else None)
             self._count_failure(instance.revision.name, reason)
-            raise DeployError(f"{instance.revision.name} does not start: {reason}", hint="shoal logs NAME")
+            raise _refusal(instance.revision, reason)
         finally:
             ended.cancel()
             ready.cancel()
@@ -224,16 +268,21 @@ class Instances:
         code = await instance.process.wait()
         crashed = instance.phase is Phase.READY
         if crashed:
-            self._crew(instance.revision.name).failures.reason = self._reason(instance, code)
+            lived_s = self._clock.monotonic() - instance.ready_at
+            self._count_failure(instance.revision.name, self._reason(instance, code), lived_s)
+        elif instance.ready_at:
+            self.forgive(instance.revision.name)
         instance.enter(Phase.GONE)
         self._crew(instance.revision.name).instances.remove(instance)
         shutil.rmtree(instance.scratch, ignore_errors=True)
+        if instance.revision.models:
+            self._hooks.gone()
         if crashed:
-            self._changed()
+            self._hooks.changed()
 
-    def _count_failure(self, revision: str, reason: str) -> None:
+    def _count_failure(self, revision: str, reason: str, lived_s: float = 0.0) -> None:
         failures = self._crew(revision).failures
-        failures.count += 1
+        failures.count = failures_after(failures.count, lived_s)
         failures.reason = reason
         failures.not_before = self._clock.monotonic() + backoff(failures.count)
 
@@ -251,6 +300,37 @@ class Instances:
         while self._crew(revision).instances:
             await asyncio.gather(*(instance.process.wait() for instance in self._crew(revision).instances))
             await asyncio.sleep(0)
+
+
+async def _joined(revision: Revision, start: asyncio.Task[None]) -> None:
+    """Wait for a start without ending it by leaving; raises what it raised."""
+    await asyncio.wait([start])
+    if start.cancelled():
+        raise _stopped(revision)
+    start.result()
+
+
+async def _cancelled(starts: set[asyncio.Task[None]]) -> None:
+    tasks = list(starts)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _noted(crew: Crew, start: asyncio.Task[None]) -> None:
+    crew.starts.discard(start)
+    if not start.cancelled():
+        start.exception()  # seen: it reaches those who wait, if any still do
+
+
+def _stopped(revision: Revision) -> DeployError:
+    return DeployError(f"{revision.name} was stopped while it started", retry_after_s=1.0)
+
+
+def _refusal(revision: Revision, reason: str, retry_after_s: float | None = None) -> DeployError:
+    """Say why a revision does not start; the log of one whose deployment fails goes with it."""
+    hint = f"shoal logs {revision.function}" if revision.ready else ""
+    return DeployError(f"{revision.name} does not start: {reason}", hint=hint, retry_after_s=retry_after_s)
 
 
 def _told(line: str) -> str:

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from shoal.core import lifeline, limits, proctree
 from shoal.core.errors import ConflictError, NotRunningError, PlatformError
 from shoal.core.problems import from_problem
-from shoal.platform.local import logfiles, proctree, unixhttp
+from shoal.platform.local import logfiles, unixhttp
 from shoal.platform.local.layout import Home
-from shoal.platform.local.processes import die_with
 
 START_SECONDS_MAX: Final = 120.0
-STOP_SECONDS_MAX: Final = 120.0  # requests in flight are finished first
 KILL_SECONDS_MAX: Final = 30.0
 _REASON_LINES: Final = 5
 _POLL_SECONDS: Final = 0.02
@@ -72,7 +71,7 @@ def stop(home: Home) -> bool:
     family = proctree.family(node)
     with suppress(NotRunningError):
         unixhttp.call(home.socket("node"), "POST", "/v1/stop", timeout_s=KILL_SECONDS_MAX)
-    if not _until(lambda: not is_alive(home), STOP_SECONDS_MAX):
+    if not _until(lambda: not is_alive(home), limits.NODE_STOP_SECONDS_MAX):
         _end(node, signal.SIGTERM)
         if not _until(lambda: not is_alive(home), KILL_SECONDS_MAX):
             _end(node, signal.SIGKILL)
@@ -86,14 +85,13 @@ def _spawn(home: Home, arguments: Sequence[str], fd: int, *, dies_with_caller: b
     argv = [sys.executable, "-P", "-m", "shoal.platform.local.node", "--home", str(home.root), *arguments]
     with home.log("node").open("ab") as log:
         child = subprocess.Popen(
-            argv,
+            lifeline.tied(argv) if dies_with_caller else argv,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=home.root,
             pass_fds=(fd,),
             start_new_session=True,
-            preexec_fn=die_with(os.getpid()) if dies_with_caller else None,
         )
     child.returncode = 0  # nobody waits for it here: it is meant to outlive this process
 

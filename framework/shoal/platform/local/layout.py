@@ -75,15 +75,26 @@ class Home:
             raise UsageError(
                 f"{self.root} is too long a path: "
                 f"a socket's may have {_SOCKET_PATH_BYTES_MAX} bytes, {_LONGEST_SOCKET} in it has {len(longest)}",
-                hint=f"{HOME_VARIABLE}=/tmp/shoal shoal up",
+                hint=f"{HOME_VARIABLE}=~/.shoal shoal up",
             )
         try:
             for folder in (self.root, self.revisions, self.models, self.logs, self.run, self.scratch):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._close_to_others()
         except OSError as error:
             raise UsageError(
                 f"{self.root} cannot be used: {error.strerror}", hint=f"{HOME_VARIABLE}=DIR"
             ) from error
+
+    def _close_to_others(self) -> None:
+        """Let only the owner in, also where the folder was there before: the sockets in it take any command."""
+        owner = self.root.stat().st_uid
+        if owner != os.getuid():
+            raise UsageError(
+                f"{self.root} belongs to user {owner}, not to you ({os.getuid()})", hint=f"{HOME_VARIABLE}=DIR"
+            )
+        self.root.chmod(0o700)
+        self.run.chmod(0o700)
 
 
 def home_of(value: str | Path | None = None) -> Home:

@@ -30,6 +30,7 @@ from shoal.platform.local.layout import Home, home_of
 from shoal.platform.local.state import State
 
 PORTS: Final[Mapping[str, int]] = {"gateway": 8080, "broker": 8081}
+_FLAGS: Final[Mapping[str, str]] = {"gateway": "--port", "broker": "--broker-port"}
 FAILED_EXIT: Final = 3
 _LOCK_SECONDS: Final = 2.0  # somebody may be looking whether the lock is held
 _LOCK_RETRY_SECONDS: Final = 0.05
@@ -79,7 +80,7 @@ def serve(options: Options) -> None:
         options.home.card.write_text(json.dumps({"pid": os.getpid()}))
         state = State(options.home.database)
         stack.callback(state.close)
-        listeners = {name: stack.enter_context(_listener(name, options, state)) for name in PORTS}
+        listeners = _listeners(options, state, stack)
         asyncio.run(_serve(Engine(options.home, state, listeners, options.fake_pool), options))
         for name in ("node", *PORTS):
             options.home.socket(name).unlink(missing_ok=True)
@@ -98,8 +99,8 @@ async def _serve(engine: Engine, options: Options) -> None:
         await engine.stopping.wait()
         log.info("stopping")
     finally:
+        await runner.cleanup()  # first: what it is asked to do needs the parts
         await engine.stop()
-        await runner.cleanup()
 
 
 async def _first(*waits: Any) -> None:
@@ -112,20 +113,32 @@ async def _first(*waits: Any) -> None:
         task.result()
 
 
+def _listeners(options: Options, state: State, stack: ExitStack) -> dict[str, socket.socket]:
+    """Listen on all ports and remember them, or on none; the UsageError names every port that is not to be had."""
+    found: dict[str, socket.socket] = {}
+    refused: dict[str, str] = {}
+    for name in PORTS:
+        try:
+            found[name] = stack.enter_context(_listener(name, options, state))
+        except UsageError as error:
+            refused[name] = error.message
+    if refused:
+        free = " ".join(f"{_FLAGS[name]} 0" for name in refused)
+        raise UsageError("; ".join(refused.values()), hint=f"shoal up {free}   (any that is free)")
+    for name, listener in found.items():
+        state.remember(f"{name}_port", sockets.port_of(listener))
+    return found
+
+
 def _listener(name: str, options: Options, state: State) -> socket.socket:
-    """Listen on the port asked for, else the one used before, else the default; and remember it."""
+    """Listen on the port asked for, else the one used before, else the default."""
     asked = options.gateway_port if name == "gateway" else options.broker_port
-    remembered = state.setting(f"{name}_port")
-    flag = "--port" if name == "gateway" else "--broker-port"
-    hint = f"shoal up {flag} 0   (any free port)"
     try:
-        listener = sockets.listen(_port(asked, remembered, PORTS[name]), purpose=name, hint=hint)
+        return sockets.listen(_port(asked, state.setting(f"{name}_port"), PORTS[name]), purpose=name)
     except UsageError:
         if asked != 0:
             raise
-        listener = sockets.listen(0, purpose=name, hint=hint)
-    state.remember(f"{name}_port", sockets.port_of(listener))
-    return listener
+        return sockets.listen(0, purpose=name)
 
 
 def _port(asked: int | None, remembered: int | None, default: int) -> int:

@@ -33,7 +33,7 @@ def document(error: ShoalError, component: str = "") -> dict[str, Any]:
 
 def response(error: ShoalError, component: str = "", *, close: bool = False) -> web.Response:
     """Answer with a problem; ``close`` ends the connection, for requests whose body was not read."""
-    headers = {"Content-Type": MEDIA_TYPE, "Server": SERVER_NAME}
+    headers = {"Content-Type": MEDIA_TYPE, "Cache-Control": "no-store", "Server": SERVER_NAME}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, MethodError) and error.allowed:

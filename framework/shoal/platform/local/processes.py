@@ -1,37 +1,22 @@
 """Child processes: none outlives its parent, each is signalled by handle, never by a number that may be reused.
 
-The kernel kills a child when the thread that started it dies (PR_SET_PDEATHSIG), which covers ``kill -9`` of the
+The kernel kills a child when the thread that started it dies (core/lifeline.py), which covers ``kill -9`` of the
 parent; so children start from the main thread only. Their output goes straight into a file.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
+from shoal.core import lifeline
 from shoal.core.errors import PlatformError
-
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
-
-
-def die_with(parent: int) -> Callable[[], None]:
-    """Give a function for a new child to call before it becomes its program: it dies with process ``parent``."""
-
-    def arrange() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # the parent died before the call
-            os._exit(1)
-
-    return arrange
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +85,13 @@ def start(command: Command) -> subprocess.Popen[bytes]:
     try:
         with command.log.open("ab") as log:
             return subprocess.Popen(
-                list(command.argv),
+                lifeline.tied(command.argv),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=dict(command.env),
                 cwd=command.cwd,
                 pass_fds=tuple(command.fds),
-                preexec_fn=die_with(os.getpid()),
             )
     except OSError as error:
         raise PlatformError(f"{command.argv[0]} cannot be started: {error.strerror}") from error

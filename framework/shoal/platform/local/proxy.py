@@ -122,7 +122,11 @@ def response_headers(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 
 
 class Proxy:
-    """Sends requests to instances on this machine over kept connections."""
+    """Sends requests to instances on this machine over kept connections.
+
+    Each request is sent once: ``session`` must not repeat one by itself. A connection the instance has closed is
+    not used again, and idle ones end here before the instance ends them, so that none breaks under a request.
+    """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
@@ -152,16 +156,13 @@ def broke_off(error: Exception) -> InstanceError:
     """Say that an instance went away with a request."""
     return InstanceError(
         f"the function's instance broke the connection before it had answered ({type(error).__name__}); "
-        "the request may have had its effect and is not repeated",
-        hint="shoal logs",
+        "the request may have had its effect and is not repeated"
     )
 
 
 def no_instance(revision: str, attempts: int) -> NotRunningError:
     """Say that none of the instances tried took a connection."""
-    return NotRunningError(
-        f"no instance of {revision} takes connections ({attempts} tried)", hint="shoal logs", retry_after_s=1.0
-    )
+    return NotRunningError(f"no instance of {revision} takes connections ({attempts} tried)", retry_after_s=1.0)
 
 
 async def relay(request: web.BaseRequest, upstream: aiohttp.ClientResponse) -> web.StreamResponse:

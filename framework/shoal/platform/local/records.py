@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from shoal.core import limits
-from shoal.platform.port import Target
+from shoal.platform.port import HandlerInfo, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class RunSpec:
     window_s: float = 60.0  # idle time before the last instance goes
     env: Mapping[str, str] = field(default_factory=dict)
     triggers: tuple[TriggerSpec, ...] = ()
+    packages: str = ""  # the folder with its third-party packages
+    handlers: tuple[HandlerInfo, ...] = ()  # told by the code, for people to see
 
     def to_json(self) -> dict[str, Any]:
         """Give the JSON form, which ``from_json`` reads."""
@@ -44,7 +46,8 @@ class RunSpec:
     def from_json(value: Mapping[str, Any]) -> RunSpec:
         """Read the JSON form."""
         triggers = tuple(TriggerSpec(**trigger) for trigger in value["triggers"])
-        return RunSpec(**{**value, "triggers": triggers})
+        handlers = tuple(handler_info(handler) for handler in value.get("handlers", ()))
+        return RunSpec(**{**value, "triggers": triggers, "handlers": handlers})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,11 @@ class Revision:
     models: Mapping[str, str]  # alias -> exact version
     created: float
     ready: bool  # False while its deployment runs
+
+
+def handler_info(value: Mapping[str, Any]) -> HandlerInfo:
+    """Read a handler's JSON form, of which any part but name and kind may be absent."""
+    return HandlerInfo(**{**value, "methods": tuple(value.get("methods", ()))})
 
 
 def percents(targets: Sequence[Target]) -> dict[str, int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import resource
 import signal
 import socket
@@ -31,7 +30,6 @@ from shoal.core.errors import (
     SlowRequestError,
 )
 from shoal.platform.local import problems
-from shoal.platform.local.processes import die_with
 from shoal.runtime.lines import LineWriter
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -50,7 +48,7 @@ class Server(web.Server):
         self, handler: Handler, connections_max: int, *, idle_s: float = limits.GATEWAY_IDLE_SECONDS_MAX
     ) -> None:
         super().__init__(
-            handler,
+            self._handle,
             handler_cancellation=True,  # who went away is not worked for
             auto_decompress=False,
             access_log=None,
@@ -60,6 +58,20 @@ class Server(web.Server):
             max_headers=limits.GATEWAY_FIELDS_MAX,
         )
         self.connections_max = connections_max
+        self._handler = handler
+        self._draining = False
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = await self._handler(request)
+        if self._draining:
+            response.force_close()  # says so in the answer: the next request belongs on another connection
+        return response
+
+    async def drain(self, seconds: float) -> None:
+        """Finish what is in flight, at most ``seconds``, then close every connection."""
+        self._draining = True
+        self.pre_shutdown()
+        await self.shutdown(seconds)
 
     def __call__(self) -> web.RequestHandler:
         """Make the protocol of one connection."""
@@ -184,14 +196,9 @@ async def serve_until_signal(server: Server, sock: socket.socket, drain_s: float
     listener = await loop.create_server(server, sock=sock, backlog=_BACKLOG)
     await stop.wait()
     listener.close()
-    server.pre_shutdown()
-    await server.shutdown(drain_s)
+    log("info", f"stopping; {len(server.connections)} connections get {drain_s:g} s to finish")
+    await server.drain(drain_s)
     OUTPUT.close(_LOG_CLOSE_SECONDS)
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this process with the one that started it, also after kill -9."""
-    die_with(os.getppid())()
 
 
 def raise_file_limit() -> None:

@@ -2,20 +2,21 @@
 
 Each change is one function and one transaction, written through to the disk before it returns (WAL with
 ``synchronous=FULL``): after ``kill -9`` a change is there as a whole or not at all. Only the node opens the file.
+What the database itself refuses (a full disk, a lock) is a StoreError in every method.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from shoal.core import limits, names
-from shoal.core.errors import ConflictError, NotFoundError, PlatformError, UsageError
+from shoal.core.errors import ConflictError, NotFoundError, PlatformError, StoreError, UsageError
 from shoal.platform.local.records import Revision, RunSpec, percents, tags, with_percents
 from shoal.platform.port import Target
 
@@ -45,11 +46,14 @@ class State:
     """The platform's memory; not for use from several threads."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-        self._db.row_factory = sqlite3.Row
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            self._db.execute(f"PRAGMA {pragma}")
-        self._migrate(path)
+        """Open or create the file; StoreError when that fails, PlatformError when it is a newer shoal's."""
+        self._path = path
+        with _as_ours(path):
+            self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+            self._db.row_factory = sqlite3.Row
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+                self._db.execute(f"PRAGMA {pragma}")
+            self._migrate(path)
 
     def close(self) -> None:
         """Close the file."""
@@ -104,22 +108,14 @@ class State:
 
     def remember(self, key: str, value: Any) -> None:
         """Keep a setting."""
-        self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, json.dumps(value)))
-
-    def next_generation(self) -> int:
-        """Count up the number that orders what is pushed to the other processes; it never repeats."""
-        with self._db:
-            self._begin()
-            generation = int(self.setting("generation", 0)) + 1
-            self.remember("generation", generation)
-        return generation
+        with self._change():
+            self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, json.dumps(value)))
 
     def add_revision(
         self, function: str, *, digest: str, spec: RunSpec, models: Mapping[str, str], now: float
     ) -> Revision:
         """Make the next revision of a function, not ready yet; numbers of failed ones are not used again."""
-        with self._db:
-            self._begin()
+        with self._change():
             self._check_room(function)
             self._db.execute("INSERT OR IGNORE INTO functions VALUES (?, 0)", (function,))
             self._db.execute("UPDATE functions SET revisions_made = revisions_made + 1 WHERE name = ?", (function,))
@@ -133,8 +129,7 @@ class State:
     def publish_revision(self, name: str, targets: Sequence[Target] | None, now: float) -> None:
         """Mark a revision ready and, in the same step, put a new split in effect (None: leave the split)."""
         function = self.revision(name).function
-        with self._db:
-            self._begin()
+        with self._change():
             self._db.execute("UPDATE revisions SET ready = 1 WHERE name = ?", (name,))
             if targets is not None:
                 self._append(function, targets, now)
@@ -143,8 +138,7 @@ class State:
         """Put a split in effect and into the history; UsageError when it breaks a rule of splits."""
         self.require(function)
         self.check_split(function, targets)
-        with self._db:
-            self._begin()
+        with self._change():
             if percents(self.traffic(function)) != percents(targets) or tags(self.traffic(function)) != tags(
                 targets
             ):
@@ -156,8 +150,7 @@ class State:
         Going back again goes further back, never forward to what was left. ConflictError at the beginning.
         """
         self.require(function)
-        with self._db:
-            self._begin()
+        with self._change():
             before, targets = self._before(function)
             self._append(function, targets, now, origin=before["origin"] or before["id"])
         return targets
@@ -170,8 +163,7 @@ class State:
     def remove_revision(self, name: str) -> None:
         """Forget a revision, and its function if that was all it had; ConflictError if it is in the split."""
         function = self.revision(name).function
-        with self._db:
-            self._begin()
+        with self._change():
             if any(target.revision == name for target in self.traffic(function)):
                 raise ConflictError(f"revision {name!r} is in the traffic of {function!r}")
             self._db.execute("DELETE FROM revisions WHERE name = ?", (name,))
@@ -184,7 +176,8 @@ class State:
     def remove_function(self, function: str) -> None:
         """Forget a function, its revisions and its traffic."""
         self.require(function)
-        self._db.execute("DELETE FROM functions WHERE name = ?", (function,))
+        with self._change():
+            self._db.execute("DELETE FROM functions WHERE name = ?", (function,))
 
     def check_split(self, function: str, targets: Sequence[Target]) -> None:
         """Raise UsageError unless percents sum to 100, tags are unique and usable, and the revisions exist."""
@@ -217,8 +210,12 @@ class State:
         if version == 0:
             self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
-    def _begin(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """Make one transaction of what happens inside: kept as a whole, or StoreError and not at all."""
+        with _as_ours(self._path), self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
 
     def _check_room(self, function: str) -> None:
         row = self._one("SELECT count(*) AS n FROM functions WHERE name <> ?", function)
@@ -256,12 +253,21 @@ class State:
         return self._one("SELECT * FROM traffic WHERE function = ? ORDER BY id DESC LIMIT 1", function)
 
     def _one(self, query: str, *values: Any) -> sqlite3.Row | None:
-        with closing(self._db.execute(query, values)) as cursor:
+        with _as_ours(self._path), closing(self._db.execute(query, values)) as cursor:
             row: sqlite3.Row | None = cursor.fetchone()
         return row
 
     def _all(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        return self._db.execute(query, values).fetchall()
+        with _as_ours(self._path):
+            return self._db.execute(query, values).fetchall()
+
+
+@contextmanager
+def _as_ours(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(f"{path} cannot be read or written: {error}", hint="df -h") from error
 
 
 def _revision(row: sqlite3.Row) -> Revision:

@@ -6,11 +6,13 @@ What a supervised process may do is the table ``TRANSITIONS``; the loop only doe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import StrEnum
 from typing import Final
 
+from shoal.core import limits
 from shoal.core.clock import Clock
 from shoal.core.errors import ShoalError
 from shoal.platform.local import logfiles
@@ -19,7 +21,10 @@ from shoal.platform.local.processes import Command, Process, describe_end
 BACKOFF_FIRST_SECONDS: Final = 0.1
 BACKOFF_SECONDS_MAX: Final = 10.0
 STEADY_SECONDS: Final = 10.0  # a process that lived this long starts its delays anew
-STOP_SECONDS_MAX: Final = 40.0  # past the drain of the slowest component
+STOP_SECONDS_MAX: Final = limits.PART_STOP_SECONDS_MAX
+_AFTER_DEFECT_SECONDS: Final = 1.0
+
+log = logging.getLogger(__name__)
 
 
 class State(StrEnum):
@@ -69,6 +74,21 @@ def backoff(failures: int) -> float:
     return min(BACKOFF_SECONDS_MAX, BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 10))
 
 
+def failures_after(failures: int, lived_s: float) -> int:
+    """Count the quick ends in a row after another end: one that came after a steady life is the first again."""
+    return 1 if lived_s >= STEADY_SECONDS else failures + 1
+
+
+async def for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    """Run work that never ends by itself; a mistake in it is logged, and it begins again."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("a task of the node failed")
+        await asyncio.sleep(_AFTER_DEFECT_SECONDS)
+
+
 class Supervised:
     """One process that is started again whenever it ends.
 
@@ -108,7 +128,7 @@ class Supervised:
     def launch(self) -> None:
         """Start it, and keep it running from now on."""
         self._start()
-        self._loop = asyncio.create_task(self._watch(), name=f"supervise-{self.name}")
+        self._loop = asyncio.create_task(for_ever(self._watch), name=f"supervise-{self.name}")
 
     async def stop(self) -> None:
         """End it: SIGTERM, then SIGKILL; back when it is gone."""
@@ -136,18 +156,18 @@ class Supervised:
         code = await process.wait()
         if self.state is not State.RUNNING:
             return
+        self._failures = failures_after(self._failures, self._clock.monotonic() - started)
+        self.state = step(self.state, Event.EXITED)
         last = logfiles.lines_since(self._command.log, offset, 1)
         self.reason = f"{describe_end(code)}" + (f": {last[0]}" if last else "")
-        self._failures = 1 if self._clock.monotonic() - started >= STEADY_SECONDS else self._failures + 1
-        self.state = step(self.state, Event.EXITED)
 
     def _start(self) -> None:
-        self._prepare()
         try:
+            self._prepare()
             self._process = Process(self._command)
-        except ShoalError as error:
+        except (ShoalError, OSError) as error:
             self._failures += 1
-            self.reason = error.message
+            self.reason = error.message if isinstance(error, ShoalError) else f"it cannot be started: {error}"
             self.state = step(self.state, Event.FAILED)
             return
         self.starts += 1

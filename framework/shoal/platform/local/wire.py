@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from shoal.platform.port import Component, Deployment, FunctionStatus, PlatformStatus, RevisionStatus, Stage, Target
+from shoal.platform.local.records import handler_info
+from shoal.platform.port import (
+    Component,
+    Deployment,
+    FunctionStatus,
+    PlatformStatus,
+    RevisionStatus,
+    Stage,
+    Target,
+    TriggerInfo,
+)
 
 
 def encode(value: Any) -> dict[str, Any]:
@@ -21,7 +31,8 @@ def stage(value: Mapping[str, Any]) -> Stage:
 
 def deployment(value: Mapping[str, Any]) -> Deployment:
     """Read a Deployment."""
-    return Deployment(**value)
+    splits = {key: tuple(target(item) for item in value[key]) for key in ("traffic", "replaced")}
+    return Deployment(**{**value, **splits})
 
 
 def target(value: Mapping[str, Any]) -> Target:
@@ -33,7 +44,11 @@ def function_status(value: Mapping[str, Any]) -> FunctionStatus:
     """Read a FunctionStatus."""
     traffic = tuple(target(item) for item in value["traffic"])
     revisions = tuple(RevisionStatus(**{**item, "tags": tuple(item["tags"])}) for item in value["revisions"])
-    return FunctionStatus(**{**value, "traffic": traffic, "revisions": revisions})
+    handlers = tuple(handler_info(item) for item in value["handlers"])
+    triggers = tuple(TriggerInfo(**item) for item in value["triggers"])
+    return FunctionStatus(
+        **{**value, "traffic": traffic, "revisions": revisions, "handlers": handlers, "triggers": triggers}
+    )
 
 
 def platform_status(value: Mapping[str, Any]) -> PlatformStatus:

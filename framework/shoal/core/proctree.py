@@ -44,12 +44,10 @@ def end_orphans(folder: Path, root: int) -> list[int]:
     An inference server that was killed leaves helper processes, which keep its listening sockets open: part of the
     connections to its successor would wait in a dead queue.
     """
+    # In this order: a process born after the first look is no candidate, one born before is in its family by now.
+    candidates = [pid for pid in _pids() if _program(pid).startswith(f"{folder}/")]
     alive = family(root)
-    ended = []
-    for pid in _pids():
-        if pid not in alive and _program(pid).startswith(f"{folder}/") and _kill(pid, folder):
-            ended.append(pid)
-    return ended
+    return [pid for pid in candidates if pid not in alive and _kill(pid, folder)]
 
 
 def _kill(pid: int, folder: Path) -> bool:

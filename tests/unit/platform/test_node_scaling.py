@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.platform.local.autoscale import Policy, Sample, desired
+from shoal.platform.local.scaling import Policy, Sample, desired
 
 POLICY = Policy(concurrency=10, window_s=20.0, minimum=0, maximum=5)
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.platform.local import proctree
-from shoal.platform.local.processes import die_with
+from shoal.core import lifeline, proctree
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def sleeper(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen([program, "600"], preexec_fn=die_with(os.getpid())))
+        started.append(subprocess.Popen(lifeline.tied([str(program), "600"])))
         return started[-1]
 
     yield start
