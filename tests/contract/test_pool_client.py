@@ -214,7 +214,8 @@ async def test_chosen_outputs_and_unknown_headers_are_taken(client: PoolClient) 
 
 
 async def test_calls_joined_on_the_wire_get_their_own_rows_back(triton_server: TritonAddress) -> None:
-    client = PoolClient([triton_server.http], batching=True)
+    client = PoolClient([triton_server.http])
+    client.batch("batching_identity")
     signature = await client.signature("batching_identity")
     rows = [np.full((number % 5 + 1, 256), number, np.float32) for number in range(100)]
 

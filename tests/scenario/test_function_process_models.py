@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,30 @@ def test_the_raw_bytes_of_a_body_may_be_a_tensor(tmp_path: Path, triton_server: 
     with served(tmp_path, code, **settings(triton_server)) as function:
         packed = struct.pack("<3f", 1.0, 2.0, 3.0)
         assert function.ask("/", packed).body == packed
+
+
+def test_calls_that_meet_travel_together_where_the_handler_asks_for_it(
+    tmp_path: Path, triton_server: TritonAddress
+) -> None:
+    code = """
+        import asyncio
+        from shoal import Model, http
+        rows = Model("rows", batching=True)
+
+        @http
+        async def many():
+            calls = [rows(x=[[float(number)] * 256]) for number in range(64)]
+            return [out["y"].values[0] for out in await asyncio.gather(*calls)]
+    """
+    environment = {"SHOAL_POOL": triton_server.http, "SHOAL_MODELS": '{"rows": "batching_identity"}'}
+    with served(tmp_path, code, **environment) as function:
+        assert function.ask().json() == [float(number) for number in range(64)]
+        answered = _requests_answered(triton_server)
+        assert function.ask().json() == [float(number) for number in range(64)]
+        assert _requests_answered(triton_server) - answered < 64
+
+
+def _requests_answered(triton: TritonAddress) -> int:
+    """Count the inference requests that Triton has answered for the batching model."""
+    with urllib.request.urlopen(f"{triton.url}/v2/models/batching_identity/stats", timeout=60) as answer:
+        return int(json.load(answer)["model_stats"][0]["inference_stats"]["success"]["count"])

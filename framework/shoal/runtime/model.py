@@ -45,6 +45,10 @@ class Pool(Protocol):
         """Run a model version."""
         ...
 
+    def batch(self, model: str) -> None:
+        """Let calls to a model version that meet on the wire leave together."""
+        ...
+
     async def close(self) -> None:
         """Close the connections."""
         ...
@@ -68,15 +72,23 @@ class Model:
     """A model the handler depends on; construct it at module level and call it with its inputs by name.
 
     ``inputs`` and ``outputs`` map tensor names to ``DATATYPE[d1,d2]`` (-1: any size); what is declared is checked
-    at deployment and before the first request. UsageError if such a text is malformed.
+    at deployment and before the first request. UsageError if such a text is malformed. With ``batching``, calls
+    that arrive while others are on the wire leave together: more calls a second on small models, but one batch
+    at a time to each replica, which slows a large model whose instances could work side by side.
     """
 
     def __init__(
-        self, name: str, *, inputs: Mapping[str, str] | None = None, outputs: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *,
+        inputs: Mapping[str, str] | None = None,
+        outputs: Mapping[str, str] | None = None,
+        batching: bool = False,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise UsageError(f"a model's name is {name!r}; it must be a string with at least one character")
         self.name = name
+        self.batching = batching
         self.inputs = {key: contract.parse(key, text) for key, text in (inputs or {}).items()}
         self.outputs = {key: contract.parse(key, text) for key, text in (outputs or {}).items()}
         self._bound: Bound | None = None

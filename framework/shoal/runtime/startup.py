@@ -95,6 +95,8 @@ class Startup:
             self._pool = self._connect(settings.pool)
             self._function.metrics.pool = self._pool.counters
         version = version_of(model, settings)
+        if model.batching:
+            self._pool.batch(version)
         self._function.readiness.wait_for(version, f"model {version} has not answered yet")
         bound = Bound(
             pool=self._pool,

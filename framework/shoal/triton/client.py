@@ -38,10 +38,7 @@ _Request = InferRequest | Question
 
 
 class PoolClient:
-    """A process's client of a pool, for one event loop; ``addresses`` are host:port of Triton's HTTP endpoints.
-
-    ``batching`` lets calls that arrive while others for the same model are on the wire leave together.
-    """
+    """A process's client of a pool, for one event loop; ``addresses`` are host:port of Triton's HTTP endpoints."""
 
     def __init__(
         self,
@@ -50,7 +47,6 @@ class PoolClient:
         connections_max: int = POOL_CONNECTIONS_MAX,
         rng: Random | None = None,
         budget: RetryBudget | None = None,
-        batching: bool = False,
     ) -> None:
         if not addresses:
             raise PoolUnreachableError("the pool has no address", hint="set SHOAL_POOL to host:port of a Triton")
@@ -59,8 +55,13 @@ class PoolClient:
         self._rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
         self._budget = budget or RetryBudget()
         self._plans: dict[str, Plan] = {}
-        self._batcher = Batcher(self._run, self.counters, len(addresses)) if batching else None
+        self._batcher = Batcher(self._run, self.counters, len(addresses))
+        self._batched: set[str] = set()
         self._closed = False
+
+    def batch(self, model: str) -> None:
+        """Let calls to ``model`` that arrive while others like them are on the wire leave together from now on."""
+        self._batched.add(model)
 
     async def infer(
         self,
@@ -88,7 +89,7 @@ class PoolClient:
             call = plan.codec.encode(inputs, outputs)
             request = InferRequest(plan, call, request_id, header_lines(headers) if headers else "", priority)
             deadline = asyncio.get_running_loop().time() + timeout_s
-            if self._batcher is not None:
+            if model in self._batched:
                 return await self._batcher.infer(request, deadline)
             return await self._run(request, deadline)
         except ShoalError as error:
@@ -124,8 +125,7 @@ class PoolClient:
         self._closed = True
         for replica in self._replicas:
             replica.close()
-        if self._batcher is not None:
-            await self._batcher.drain()
+        await self._batcher.drain()
         await asyncio.sleep(0)  # lets the transports end within this loop
 
     async def _run(self, request: InferRequest, deadline: float) -> dict[str, Tensor]:

@@ -52,7 +52,8 @@ async def server() -> AsyncIterator[ScriptedServer]:
 
 @pytest.fixture
 async def client(server: ScriptedServer) -> AsyncIterator[PoolClient]:
-    made = PoolClient([server.address], batching=True)
+    made = PoolClient([server.address])
+    made.batch("m")
     yield made
     await made.close()
 
