@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import aiohttp
 from shoal.core import limits
 from shoal.core.clock import Clock
 from shoal.core.errors import DeployError, NotRunningError, ShoalError
-from shoal.platform.local import environment, logfiles, sockets
+from shoal.platform.local import environment, liveness, logfiles, sockets
 from shoal.platform.local.layout import Home
 from shoal.platform.local.processes import Command, Process, describe_end
 from shoal.platform.local.records import Revision
@@ -67,6 +68,8 @@ class Instance:
     phase: Phase = Phase.STARTING
     ready_at: float = 0.0  # monotonic seconds
     told_to_end: bool = False
+    verdict: str = ""  # why the node killed it
+    watch: asyncio.Task[None] | None = None  # asks it whether it still answers
 
     def enter(self, phase: Phase) -> bool:
         """Move to ``phase`` if that can follow; says whether it did."""
@@ -232,6 +235,7 @@ class Instances:
         if not instance.enter(Phase.READY):
             raise _stopped(instance.revision)
         instance.ready_at = self._clock.monotonic()
+        instance.watch = asyncio.create_task(self._watch(instance), name=f"watch-{instance.id}")
 
     def _spawn(self, revision: Revision, pool: tuple[str, ...]) -> Instance:
         identity = f"{revision.name}-{next(self._ids)}"
@@ -263,9 +267,18 @@ class Instances:
             ended.cancel()
             ready.cancel()
 
+    async def _watch(self, instance: Instance) -> None:
+        """Kill an instance that answers no more; one that drains has its time anyway."""
+        await liveness.until_silent(instance.port)
+        if instance.phase is Phase.READY:
+            instance.verdict = liveness.VERDICT
+            instance.process.signal(signal.SIGKILL)
+
     async def _attend(self, instance: Instance) -> None:
         """Wait for the end of an instance and clear up after it, whatever ended it."""
         code = await instance.process.wait()
+        if instance.watch:
+            instance.watch.cancel()
         crashed = instance.phase is Phase.READY
         if crashed:
             lived_s = self._clock.monotonic() - instance.ready_at
@@ -294,7 +307,7 @@ class Instances:
         if code == STARTUP_EXIT and told:
             return told
         when = "it ended" if instance.ready_at else "it ended before it was ready"
-        return f"{when} ({describe_end(code)})" + _quoted(lines[-REASON_LINES:])
+        return (instance.verdict or f"{when} ({describe_end(code)})") + _quoted(lines[-REASON_LINES:])
 
     async def _gone(self, revision: str) -> None:
         while self._crew(revision).instances:
