@@ -23,7 +23,7 @@ from shoal.core.errors import ContractError, DeployError, ShoalError, SpecError,
 from shoal.core.hashing import parts_digest, tree_digest
 from shoal.models import contract
 from shoal.models.repository import ModelRepository
-from shoal.platform.local import descriptions, environment, logfiles, packages, snapshot
+from shoal.platform.local import descriptions, environment, logfiles, packages, snapshot, strays
 from shoal.platform.local.descriptions import Described
 from shoal.platform.local.engine import Engine
 from shoal.platform.local.processes import Command, Process
@@ -51,6 +51,7 @@ class Deploying:
     engine: Engine
     order: Order
     report: Report
+    wanted: Callable[[], bool] = lambda: True  # whether whoever asked for it is still there
     spec: FunctionSpec = field(init=False)
     described: Described = field(init=False)
     code: Path = field(init=False)  # the copy of the folder that all stages work on
@@ -73,7 +74,7 @@ class Deploying:
                 return await self._under_lock(scratch)
         finally:
             self.engine.release(str(scratch))
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+            await _in_thread(_remove, scratch)
 
     async def _under_lock(self, scratch: Path) -> Deployment:
         if self._wanted():
@@ -113,13 +114,13 @@ class Deploying:
         if not packages.asked(self.order.source):
             return
         with self._stage("packages") as told:
-            await asyncio.to_thread(self._copy)  # its mistakes are told before anything is installed
+            await _in_thread(self._copy)  # its mistakes are told before anything is installed
             wanted = await asyncio.to_thread(packages.wanted, self.code)
             self.packages = await asyncio.to_thread(packages.install, wanted, self.order.cache)
             told.append(", ".join(map(str, wanted.pins)) or "nothing to install")
 
     async def _check(self, scratch: Path) -> None:
-        await asyncio.to_thread(self._copy)
+        await _in_thread(self._copy)
         self.described = await self._describe(scratch)
         if not self.described.handlers:
             hint = "decorate a function with @http or @event"
@@ -165,6 +166,8 @@ class Deploying:
     async def _publish(self, revision: Revision, *, created: bool) -> None:
         """Put the revision in effect; one that was there before leaves a split that someone chose as it is."""
         async with self.engine.changing(self.spec.name):
+            if not self.wanted():
+                raise DeployError("whoever asked for the deployment went away before its last stage")
             before = self.engine.state.traffic(self.spec.name)
             if not self.order.traffic or (percents(before) and not created):
                 await self.engine.publish(revision, None)
@@ -198,7 +201,7 @@ class Deploying:
         argv = environment.describe_command(self.code, self.spec.handler)
         ours = {"K_SERVICE": self.spec.name, **environment.with_packages(self.packages)}
         env = {**environment.base(scratch), **self.spec.env, **ours}
-        process = Process(Command(argv, env, output, self.code))
+        process = Process(Command(argv, env, output, self.code, session=True))
         try:
             async with asyncio.timeout(limits.DESCRIBE_SECONDS_MAX):
                 code = await process.wait()
@@ -206,8 +209,7 @@ class Deploying:
             limit = f"{limits.DESCRIBE_SECONDS_MAX:g} s"
             raise DeployError(f"importing {self.spec.handler} took over {limit}") from None
         finally:
-            if process.running:
-                await asyncio.shield(process.stop(0.0))
+            await asyncio.shield(_end(process))
         return descriptions.read(code, logfiles.lines_since(output, 0, 1_000), self.spec.handler)
 
     def _wanted(self) -> dict[str, str]:
@@ -263,6 +265,26 @@ class Deploying:
             self.report(Stage(name, "failed", self.engine.clock.monotonic() - started))
             raise
         self.report(Stage(name, "done", self.engine.clock.monotonic() - started, "".join(told)))
+
+
+async def _in_thread(work: Callable[..., None], *arguments: Path) -> None:
+    """Run work in a thread; also when cancelled back only when it is over, for no thread can be stopped."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)  # what it raised concerns nobody any more
+        raise
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _end(process: Process) -> None:
+    """End a process and what it started."""
+    await process.stop(0.0)
+    await strays.end()
 
 
 def run_spec(spec: FunctionSpec, described: Described, packages: str = "") -> RunSpec:

@@ -44,9 +44,9 @@ def remove_models(home: Home, held: Collection[str]) -> None:
 
 
 def end_orphans(home: Home) -> None:
-    """End the processes a dead inference server left to this one."""
+    """End the processes a dead inference server, or a dead node's function, left to this one."""
     for pid in proctree.end_orphans(home.run, os.getpid()):
-        log.warning("ended process %d, which a dead inference server left", pid)
+        log.warning("ended process %d, which was left by a dead one", pid)
 
 
 async def rotate_logs(home: Home) -> None:

@@ -23,7 +23,7 @@ import aiohttp
 from shoal.core import limits
 from shoal.core.clock import Clock
 from shoal.core.errors import DeployError, NotRunningError, ShoalError
-from shoal.platform.local import environment, liveness, logfiles, sockets
+from shoal.platform.local import environment, liveness, logfiles, sockets, strays
 from shoal.platform.local.layout import Home
 from shoal.platform.local.processes import Command, Process, describe_end
 from shoal.platform.local.records import Revision
@@ -32,6 +32,7 @@ from shoal.platform.local.supervisor import backoff, failures_after
 STARTUP_EXIT: Final = 3  # the runtime could not start and said why in one JSON line
 REASON_LINES: Final = 5
 _READY_RETRY_SECONDS: Final = 0.05
+_GONE_RETRY_SECONDS: Final = 0.01  # past its end, an instance is cleared up after
 _DRAIN_MARGIN_SECONDS: Final = 5.0
 _PATIENCE_SECONDS: Final = 1.0  # a start that has to wait this long is not refused: its callers wait with it
 
@@ -247,7 +248,7 @@ class Instances:
             port = sockets.port_of(listener)
             env = environment.of_instance(revision, source, scratch, (listener.fileno(), port), pool)
             start = logfiles.size(log)
-            command = Command(environment.runtime_command(), env, log, source, (listener.fileno(),))
+            command = Command(environment.runtime_command(), env, log, source, (listener.fileno(),), session=True)
             return Instance(identity, revision, port, Process(command), scratch, log, start, pool)
 
     async def _answer(self, instance: Instance) -> None:
@@ -286,12 +287,13 @@ class Instances:
         elif instance.ready_at:
             self.forgive(instance.revision.name)
         instance.enter(Phase.GONE)
+        if crashed:
+            self._hooks.changed()
+        await strays.end()  # what its handler started ends with it
         self._crew(instance.revision.name).instances.remove(instance)
         shutil.rmtree(instance.scratch, ignore_errors=True)
         if instance.revision.models:
             self._hooks.gone()
-        if crashed:
-            self._hooks.changed()
 
     def _count_failure(self, revision: str, reason: str, lived_s: float = 0.0) -> None:
         failures = self._crew(revision).failures
@@ -312,7 +314,7 @@ class Instances:
     async def _gone(self, revision: str) -> None:
         while self._crew(revision).instances:
             await asyncio.gather(*(instance.process.wait() for instance in self._crew(revision).instances))
-            await asyncio.sleep(0)
+            await asyncio.sleep(_GONE_RETRY_SECONDS)
 
 
 async def _joined(revision: Revision, start: asyncio.Task[None]) -> None:
