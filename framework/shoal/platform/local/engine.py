@@ -20,7 +20,7 @@ from typing import Any, Final
 from shoal.core import limits
 from shoal.core.clock import Clock, SystemClock
 from shoal.core.errors import DeployError, NotRunningError, ShoalError
-from shoal.platform.local import documents, housekeeping, sockets, strays
+from shoal.platform.local import documents, housekeeping, sockets
 from shoal.platform.local.control import Follower, call
 from shoal.platform.local.instances import Hooks, Instances
 from shoal.platform.local.layout import Home
@@ -393,8 +393,6 @@ class Engine:
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-            housekeeping.end_orphans(self.home)
-            await strays.end()
-            await housekeeping.rotate_logs(self.home)
+            await housekeeping.tidy(self.home)
             if self.followers["pool"].up_to_date:  # it has been told to unload what goes
                 housekeeping.remove_models(self.home, self._models()["models"])

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Collection
 
 from shoal.core import proctree
-from shoal.platform.local import logfiles
+from shoal.platform.local import logfiles, strays
 from shoal.platform.local.layout import Home
 from shoal.platform.local.state import State
 
@@ -49,7 +49,9 @@ def end_orphans(home: Home) -> None:
         log.warning("ended process %d, which was left by a dead one", pid)
 
 
-async def rotate_logs(home: Home) -> None:
-    """Cut the log files that are past their bound."""
+async def tidy(home: Home) -> None:
+    """End processes that belong to nothing any more, and cut the log files that are past their bound."""
+    end_orphans(home)
+    await strays.end()
     for path in home.logs.glob("*.log"):
         await asyncio.to_thread(logfiles.rotate, path)
