@@ -173,7 +173,7 @@ def test_the_repository_of_this_project_is_complete() -> None:
 
 @pytest.mark.parametrize("name", ["config.pbtxt", "source.yaml", "handler.py"])
 def test_what_is_no_regular_file_is_told_so(root: Path, name: str) -> None:
-    (root / "add" / name).unlink(missing_ok=True)
-    os.mkfifo(root / "add" / name)
+    (root / "small" / name).unlink(missing_ok=True)
+    os.mkfifo(root / "small" / name)
     with pytest.raises(SpecError, match=rf"{name}: is not a regular file"):
-        make(root).version("add")
+        make(root).version("small")

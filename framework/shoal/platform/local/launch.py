@@ -15,10 +15,10 @@ from contextlib import suppress
 from typing import Any, Final
 
 from shoal.core import lifeline, limits, proctree
-from shoal.core.errors import ConflictError, NotRunningError, PlatformError
+from shoal.core.errors import ConflictError, NotRunningError, PlatformError, UsageError
 from shoal.core.problems import from_problem
 from shoal.platform.local import logfiles, unixhttp
-from shoal.platform.local.layout import Home
+from shoal.platform.local.layout import HOME_VARIABLE, Home
 
 START_SECONDS_MAX: Final = 120.0
 KILL_SECONDS_MAX: Final = 30.0
@@ -30,8 +30,10 @@ def is_alive(home: Home) -> bool:
     """Say whether a node runs in this home: whether somebody holds its lock."""
     try:
         descriptor = os.open(home.lock, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise UsageError(f"{home.lock} cannot be opened: {error.strerror}", hint=f"{HOME_VARIABLE}=DIR") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -93,7 +95,7 @@ def _clear(home: Home) -> None:
 
     try:
         descriptor = os.open(home.lock, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shoal.core.errors import ConflictError, ShoalError, UsageError
-from shoal.platform.local import problems, serving, sockets, strays
+from shoal.platform.local import problems, serving, sockets, strays, supervisor
 from shoal.platform.local.controlapi import application
 from shoal.platform.local.engine import COMPONENTS, Engine
 from shoal.platform.local.layout import Home, home_of
@@ -93,7 +93,7 @@ async def _serve(engine: Engine, options: Options) -> None:
     runner = await serving.serve_control(application(engine), engine.home.socket("node"))
     try:
         await engine.start()
-        await _first(engine.settle(), engine.stopping.wait())
+        await _first(engine.settle(), supervisor.first_refusal(engine.parts.values()), engine.stopping.wait())
         log.info("ready")
         _report(options, {"ready": True})
         await engine.stopping.wait()
