@@ -33,10 +33,15 @@ def parts_digest(parts: Iterable[tuple[str, str]]) -> str:
     return digest.hexdigest()
 
 
+def counts(path: Path) -> bool:
+    """Say whether a file of this relative name counts: caches and version control do not."""
+    return not _IGNORED_NAMES.intersection(path.parts) and path.suffix != ".pyc"
+
+
 def tree_files(root: Path) -> list[Path]:
     """List the files below ``root`` that count, relative and sorted; caches and version control do not count."""
     found = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
-    return sorted(path for path in found if not _IGNORED_NAMES.intersection(path.parts) and path.suffix != ".pyc")
+    return sorted(filter(counts, found))
 
 
 def tree_digest(root: Path) -> str:

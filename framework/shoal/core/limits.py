@@ -179,6 +179,8 @@ CHANGE_SECONDS_MAX: Final = 900.0  # a change of a split may have to load a mode
 CONTROL_SECONDS_MAX: Final = 30.0  # one call between the platform's processes, loading models apart
 MODEL_LOAD_SECONDS_MAX: Final = 600.0  # the pool's first start prepares an environment
 READY_SECONDS_MAX: Final = 60.0  # a function instance from its start to its first answer
+LIVE_SECONDS: Final = 5.0  # between two looks whether an instance answers, and for one such answer
+LIVE_SILENCES_MAX: Final = 3  # looks in a row without an answer before it is killed; Kubernetes' failureThreshold
 DESCRIBE_SECONDS_MAX: Final = 60.0  # importing a handler to see what it declares
 
 # Images.

@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from shoal.core.errors import UsageError
+from shoal.core.text import bounded
 
 LABEL_CHARS_MAX: Final = 63  # RFC 1035; Knative puts "<tag>-<name>" into one label
 FUNCTION_CHARS_MAX: Final = 40  # leaves room for "-00001" and for a tag in one label
@@ -31,7 +32,7 @@ def check_model(name: str) -> str:
     if _MODEL.fullmatch(name) and "--" not in name and len(name) <= LABEL_CHARS_MAX:
         return name
     raise UsageError(
-        f"model name {name!r} is not usable: letters, digits, '.', '_' and single '-', "
+        f"model name {_shown(name)} is not usable: letters, digits, '.', '_' and single '-', "
         f"{LABEL_CHARS_MAX} characters at most ('--' separates the version)"
     )
 
@@ -51,10 +52,14 @@ def model_of(version: str) -> str:
     return version.partition("--")[0]
 
 
+def _shown(name: str) -> str:
+    return repr(bounded(name, 2 * LABEL_CHARS_MAX))
+
+
 def _check_label(what: str, name: str, chars_max: int) -> str:
     if _LABEL.fullmatch(name) and len(name) <= chars_max:
         return name
     raise UsageError(
-        f"{what} name {name!r} is not usable: lower-case letters, digits and '-', starting with a letter, "
+        f"{what} name {_shown(name)} is not usable: lower-case letters, digits and '-', starting with a letter, "
         f"ending with a letter or digit, {chars_max} characters at most"
     )

@@ -7,13 +7,32 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 _PROC: Final = Path("/proc")
-_PARENT, _BORN = 1, 19  # places in /proc/PID/stat, counted from the state
+_PARENT, _SESSION, _BORN = 1, 3, 19  # places in /proc/PID/stat, counted from the state
+
+
+class Child(NamedTuple):
+    """A process below another: when it was born, in which session it is, and whether it only waits to be reaped."""
+
+    born: str
+    session: int
+    ended: bool
+
+
+def children(parent: int) -> dict[int, Child]:
+    """Map the processes directly below ``parent`` to what is known of them."""
+    found = {}
+    for pid in _pids():
+        fields = _stat(pid)
+        if fields and int(fields[_PARENT]) == parent:
+            found[pid] = Child(fields[_BORN], int(fields[_SESSION]), fields[0] == "Z")
+    return found
 
 
 def family(root: int) -> dict[int, str]:
@@ -39,23 +58,37 @@ def same(pid: int, born: str) -> bool:
 
 
 def end_orphans(folder: Path, root: int) -> list[int]:
-    """Kill processes whose program lies below ``folder`` and that no longer descend from ``root``; give their ids.
+    """Kill processes that belong to ``folder`` and no longer descend from ``root``; give their ids.
 
-    An inference server that was killed leaves helper processes, which keep its listening sockets open: part of the
-    connections to its successor would wait in a dead queue.
+    Those are the processes whose program lies below it, or that were started with their TMPDIR below it. An
+    inference server that was killed leaves helper processes, which keep its listening sockets open: part of the
+    connections to its successor would wait in a dead queue. A function may leave processes, too.
     """
     # In this order: a process born after the first look is no candidate, one born before is in its family by now.
-    candidates = [pid for pid in _pids() if _program(pid).startswith(f"{folder}/")]
+    candidates = [pid for pid in _pids() if _belongs(pid, folder)]
     alive = family(root)
-    return [pid for pid in candidates if pid not in alive and _kill(pid, folder)]
+    return [pid for pid in candidates if pid not in alive and _kill(pid, partial(_belongs, pid, folder))]
 
 
-def _kill(pid: int, folder: Path) -> bool:
+def kill(pid: int, born: str) -> bool:
+    """Kill the process born at that moment; says whether it was there."""
+    return _kill(pid, partial(same, pid, born))
+
+
+def environment(pid: int) -> list[bytes]:
+    """Give the variables a process was started with, as ``NAME=value``; empty when there is no such process."""
+    try:
+        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _kill(pid: int, is_meant: Callable[[], bool]) -> bool:
     """Kill through a handle, and only if the process behind it is still the one that was found."""
     with suppress(OSError):
         handle = os.pidfd_open(pid)
         try:
-            if _program(pid).startswith(f"{folder}/"):
+            if is_meant():
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
                 return True
         finally:
@@ -65,6 +98,13 @@ def _kill(pid: int, folder: Path) -> bool:
 
 def _pids() -> Iterator[int]:
     return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
+
+
+def _belongs(pid: int, folder: Path) -> bool:
+    if _program(pid).startswith(f"{folder}/"):
+        return True
+    temporary = os.fsencode(f"TMPDIR={folder}/")
+    return pid != os.getpid() and any(variable.startswith(temporary) for variable in environment(pid))
 
 
 def _program(pid: int) -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from shoal.core.errors import ConflictError, SpecError, UsageError
-from shoal.core.hashing import file_digest, parts_digest, tree_files
+from shoal.core.folders import check_regular, model_files
+from shoal.core.hashing import file_digest, parts_digest
 from shoal.core.limits import MODEL_FILES_MAX
 from shoal.core.names import check_model, model_version
 from shoal.core.packages import cache_folder
@@ -111,7 +112,7 @@ class ModelRepository:
         parsed = config.load(folder / config.FILE_NAME)
         config.check(parsed, str(folder / config.FILE_NAME))
         local = {
-            place.as_posix(): folder / place for place in tree_files(folder) if place.as_posix() not in _OWN_FILES
+            place.as_posix(): folder / place for place in model_files(folder) if place.as_posix() not in _OWN_FILES
         }
         fetched = source.load(folder).files
         content = _Content(parsed, local, fetched)
@@ -120,6 +121,7 @@ class ModelRepository:
 
     def _folder(self, model: str) -> Path:
         check_model(model)
+        check_regular(self._root / model / config.FILE_NAME)
         if (self._root / model / config.FILE_NAME).is_file():
             return self._root / model
         known = self.names()

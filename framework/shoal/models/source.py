@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from shoal.core.errors import PlatformError, SpecError
+from shoal.core.folders import check_regular
 from shoal.core.hashing import file_digest
 from shoal.core.limits import MODEL_FILES_MAX, SPEC_BYTES_MAX
 from shoal.core.packages import install_into_folder
@@ -80,6 +81,7 @@ def load(folder: Path) -> Source:
     Raises SpecError with ``file:line:column`` for each mistake.
     """
     path = folder / FILE_NAME
+    check_regular(path)
     if not path.is_file():
         return Source()
     with path.open("rb") as file:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
-from typing import Any, Final
 
 from aiohttp import web
 
 from shoal.core.errors import BodyTooLargeError, MethodError, NotFoundError, RequestError, ShoalError
 from shoal.core.limits import CONTROL_BODY_BYTES_MAX
+from shoal.core.problems import headers, to_problem
 from shoal.pool.agent import Agent
 
-_MEDIA_TYPE: Final = "application/problem+json"
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -55,12 +53,5 @@ async def _problems(request: web.Request, handler: _Handler) -> web.StreamRespon
 
 
 def _problem(error: ShoalError) -> web.Response:
-    document: dict[str, Any] = {
-        "type": f"urn:shoal:problem:{error.code}",
-        "title": HTTPStatus(error.status).phrase,
-        "status": error.status,
-        "detail": error.message,
-        "component": "pool",
-        "hint": error.hint,
-    }
-    return web.json_response(document, status=error.status, content_type=_MEDIA_TYPE)
+    body = json.dumps(to_problem(error, "pool")).encode()
+    return web.Response(status=error.status, headers=headers(error), body=body)

@@ -244,7 +244,8 @@ def _pid_namespace() -> int:
 def _started(pid: int) -> int:
     """Give a process's start time in clock ticks since boot; -1 when it is gone (field 22 of proc(5) stat)."""
     with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return -1 if fields[0] == "Z" else int(fields[19])  # of one that nobody reaps, all is gone but the number
     return -1
 
 

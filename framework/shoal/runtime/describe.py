@@ -63,7 +63,7 @@ def problem(error: BaseException, folder: Path) -> dict[str, Any]:
     place = f" ({failure.where})" if failure.where else ""
     told: ShoalError = HandlerError(f"the handler cannot be imported: {failure.last_line}{place}")
     if isinstance(error, UsageError):  # a rule of ours: what was written is wrong, not what the import did
-        told = UsageError(f"{error.message}{place}")
+        told = UsageError(f"{failure.message}{place}")
     about = {"type": failure.type, "message": failure.message, "where": failure.where}
     return {**problems.document(told, ""), "exception": about, "hint": hint_of(error, folder)}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from shoal.core.errors import ShoalError
+from shoal.core.text import bounded
 from shoal.runtime.settings import Settings
 
 # Modules whose package has another name.
@@ -39,9 +40,9 @@ class Failure:
 
 
 def failure_of(error: BaseException, folder: Path) -> Failure:
-    """Describe ``error``; the line is the deepest one inside ``folder``, the handler's."""
-    message = error.message if isinstance(error, ShoalError) else str(error)
-    last_line = traceback.format_exception_only(error)[-1].strip()
+    """Describe ``error``, its texts bounded; the line is the deepest one inside ``folder``, the handler's."""
+    message = bounded(error.message if isinstance(error, ShoalError) else str(error))
+    last_line = bounded(traceback.format_exception_only(error)[-1].strip())
     return Failure(type(error).__name__, message, _where(error, folder.resolve()), last_line)
 
 

@@ -27,6 +27,7 @@ def _inherited(fd: int) -> socket.socket:
             f"environment variable SHOAL_LISTEN_FD is '{fd}'; it must be an open socket, bound to an address "
             f"({os.strerror(error.errno or 0)})"
         ) from error
+    listener.set_inheritable(False)  # a program the handler starts must not hold the port
     listener.setblocking(False)
     return listener
 

@@ -6,16 +6,13 @@ No traceback, no text of a foreign exception, nothing a secret could hide in.
 from __future__ import annotations
 
 import json
-import math
-from http import HTTPStatus
 from typing import Final
 
-from shoal.core.errors import HandlerError, MethodError, RequestError, ShoalError, UsageError
+from shoal.core.errors import HandlerError, RequestError, ShoalError, UsageError
+from shoal.core.problems import headers, to_problem
 from shoal.runtime.messages import Response
 
 _CALLERS: Final = range(400, 500)
-_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
-MEDIA_TYPE: Final = "application/problem+json"  # RFC 9457
 
 
 def from_exception(error: BaseException) -> ShoalError:
@@ -33,27 +30,12 @@ def from_exception(error: BaseException) -> ShoalError:
 
 def document(error: ShoalError, request_id: str) -> dict[str, object]:
     """Describe ``error`` with its code and the request's id; only a caller's own mistake comes with its hint."""
-    problem: dict[str, object] = {
-        "type": f"urn:shoal:problem:{error.code}",
-        "title": _PHRASES.get(error.status, "Client Error"),
-        "status": error.status,
-        "detail": error.message,
-        "component": error.component,
-        "code": error.code,
-        "request_id": request_id,
-    }
-    if error.hint and isinstance(error, RequestError):
-        problem["hint"] = error.hint
-    if error.retry_after_s is not None:
-        problem["retry_after_s"] = error.retry_after_s
+    problem: dict[str, object] = {**to_problem(error), "code": error.code, "request_id": request_id}
+    if not isinstance(error, RequestError):
+        problem.pop("hint", None)
     return problem
 
 
 def response(error: ShoalError, request_id: str) -> Response:
-    """Answer with ``error``: ``Retry-After`` where waiting helps, ``Allow`` where the method was wrong."""
-    headers = {"content-type": MEDIA_TYPE, "cache-control": "no-store"}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-    if isinstance(error, MethodError) and error.allowed:
-        headers["allow"] = ", ".join(error.allowed)
-    return Response(json.dumps(document(error, request_id)).encode(), error.status, headers)
+    """Answer with ``error``."""
+    return Response(json.dumps(document(error, request_id)).encode(), error.status, headers(error))

@@ -37,6 +37,7 @@ HANDLER_DEFAULT: Final = "handler.py"
 FROM_FILE: Final = {"file": True}  # validation context: a bare number is then no duration
 
 _ATTRIBUTE = re.compile(r"[a-z0-9]{1,20}")
+_ALIAS = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RESERVED = re.compile(r"PORT|HOST|K_.*|SHOAL_.*")
 _OBJECT = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"  # a ConfigMap's or a Secret's name
@@ -266,6 +267,12 @@ class FunctionSpec(_Part):
     def _few(cls, value: Mapping[str, str] | None) -> Mapping[str, str] | None:
         if value and len(value) > limits.MODELS_PER_FUNCTION_MAX:
             raise _rule(f"{len(value)} models: {limits.MODELS_PER_FUNCTION_MAX} at most")
+        for alias in value or ():
+            if not _ALIAS.fullmatch(alias):
+                shown = document.shorten(alias)
+                raise _rule(
+                    f"alias {shown!r}: letters, digits, '_' and '-', starting with a letter or '_'", key=alias
+                )
         return value
 
     @field_validator("env")

@@ -66,3 +66,10 @@ def test_an_unchanged_folder_keeps_the_split(shell: Shell) -> None:
     assert shell.platform.known["hello"].traffic == split
     assert out == "hello-00002  http://hello.localhost:8080\n"
     assert "hello-00002 exists already; the split stays: 90 % hello-00001, 10 % hello-00002" in err
+
+
+def test_a_folder_that_is_not_there_starts_nothing(shell: Shell) -> None:
+    shell.platform.is_up = False
+    result = CliRunner().invoke(root, ["dev", "nowhere"], obj=shell.session())
+    assert (result.exit_code, shell.platform.is_up) == (2, False)
+    assert "nowhere is not a folder" in result.stderr

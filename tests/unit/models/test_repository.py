@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -168,3 +169,11 @@ def test_the_repository_of_this_project_is_complete() -> None:
     assert "magika" in repository.names()
     for name in repository.names():
         assert repository.version(name).signature.inputs
+
+
+@pytest.mark.parametrize("name", ["config.pbtxt", "source.yaml", "handler.py"])
+def test_what_is_no_regular_file_is_told_so(root: Path, name: str) -> None:
+    (root / "small" / name).unlink(missing_ok=True)
+    os.mkfifo(root / "small" / name)
+    with pytest.raises(SpecError, match=rf"{name}: is not a regular file"):
+        make(root).version("small")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from shoal.core.errors import UsageError
+from shoal.platform.local.client import LocalPlatform
 from shoal.platform.local.layout import home_of
 
 
@@ -32,3 +33,18 @@ def test_a_home_of_somebody_else_is_refused(tmp_path: Path) -> None:
 def test_a_path_too_long_for_its_sockets_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="too long a path"):
         home_of(tmp_path / ("x" * 120)).make()
+
+
+def test_a_home_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UsageError, match=f"{tmp_path} cannot be used: .*cannot be written to"):
+        home_of(tmp_path).make()
+
+
+def test_a_home_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    platform = LocalPlatform(tmp_path / "file")
+    assert not platform.running()
+    assert not platform.down()
+    with pytest.raises(UsageError, match="cannot be used"):
+        platform.up()

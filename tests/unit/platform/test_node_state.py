@@ -7,12 +7,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from shoal.core.errors import ConflictError, NotFoundError, PlatformError, StoreError, UsageError
+from shoal.platform.local.events_store import EventStore
 from shoal.platform.local.records import RunSpec, TriggerSpec
 from shoal.platform.local.state import SCHEMA_VERSION, State
 from shoal.platform.port import Target
@@ -142,10 +143,27 @@ def test_a_full_disk_is_a_store_error_and_leaves_what_was(tmp_path: Path) -> Non
     state.close()
 
 
-def test_a_file_that_is_no_database_is_a_store_error(tmp_path: Path) -> None:
-    (tmp_path / "platform.db").write_text("words, and more than a header's worth of them " * 100)
-    with pytest.raises(StoreError, match="not a database"):
-        State(tmp_path / "platform.db")
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "folder"])
+@pytest.mark.parametrize(("store", "file"), [(State, "platform.db"), (EventStore, "broker.db")])
+def test_a_broken_file_is_told_with_the_way_on(
+    tmp_path: Path, damage: str, store: Callable[[Path], State | EventStore], file: str
+) -> None:
+    path = tmp_path / file
+    store(path).close()
+    match damage:
+        case "garbage":
+            path.write_text("words, and more than a header's worth of them " * 100)
+        case "truncated":
+            path.write_bytes(path.read_bytes()[:5000])
+        case "folder":
+            path.unlink()
+            path.mkdir()
+    Path(f"{path}-wal").write_bytes(b"")
+    with pytest.raises(PlatformError, match="not a usable database") as raised:
+        store(path)
+    assert not isinstance(raised.value, StoreError)  # which may pass
+    assert f"mv {path} {path}.broken && rm {path}-wal" in raised.value.hint
+    assert "lost with it" in raised.value.hint
 
 
 def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:

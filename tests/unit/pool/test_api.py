@@ -11,8 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from helpers_triton import write_model
+from shoal.core.errors import PoolUnreachableError
 from shoal.core.limits import CONTROL_BODY_BYTES_MAX
 from shoal.models.fake_pool import FakePool
 from shoal.pool.agent import Agent
@@ -77,3 +79,14 @@ async def test_a_refusal_is_a_problem_and_changes_nothing(
     assert problem["component"] == "pool"
     assert problem["detail"]
     assert (await call(socket, "GET", "/status"))[1]["models"] == {}
+
+
+async def test_a_refusal_says_when_to_come_again() -> None:
+    class Busy:
+        def status(self) -> None:
+            raise PoolUnreachableError("not now", retry_after_s=2.5)
+
+    async with TestClient(TestServer(application(Busy()))) as client:  # type: ignore[arg-type]
+        answer = await client.get("/status")
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "3")
+        assert (await answer.json(content_type="application/problem+json"))["retry_after_s"] == 2.5

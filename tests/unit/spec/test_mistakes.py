@@ -92,6 +92,9 @@ ONE_LINE = {
     "env: {K_SERVICE: '1'}": f"1:7: env: variable 'K_SERVICE' {RESERVED}",
     "env: {A-B: '1'}": "1:7: env: variable 'A-B': letters, digits and '_', not starting with a digit",
     'env: {A: "x\\0y"}': "1:7: env: variable 'A': 32768 bytes at most, without a zero byte",
+    "models: {../x: m}": (
+        "1:10: models: alias '../x': letters, digits, '_' and '-', starting with a letter or '_'"
+    ),
     "models: {m: a--b}": (
         "1:13: models.m: model name 'a--b' is not usable: letters, digits, '.', '_' and single '-', "
         "63 characters at most ('--' separates the version)"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,9 @@ import click
 from shoal.cli import options, show, terminal
 from shoal.cli.session import Session, pass_session
 from shoal.core.errors import DeployError
+from shoal.core.folders import code_files
 from shoal.core.limits import DESCRIBE_SECONDS_MAX
 from shoal.core.packages import cache_folder
-from shoal.core.problems import from_problem
 
 if TYPE_CHECKING:
     from shoal.spec.function import FunctionSpec
@@ -38,6 +38,7 @@ def command(session: Session, folder: Path) -> None:
     from shoal.spec.function import load
 
     spec = load(folder)
+    code_files(folder)
     found = describe(folder, spec)
     if not session.as_json:
         for handler in found["handlers"]:
@@ -53,7 +54,7 @@ def command(session: Session, folder: Path) -> None:
 
 def describe(folder: Path, spec: FunctionSpec) -> dict[str, Any]:
     """Import the handler in a process of its own and give what it declares; raises what that process reports."""
-    from shoal.platform.local import environment, packages
+    from shoal.platform.local import descriptions, environment, packages
 
     argv = [sys.executable, "-m", "shoal.runtime.describe", str(folder), spec.handler]
     installed = packages.install(packages.wanted(folder), cache_folder())
@@ -62,25 +63,12 @@ def describe(folder: Path, spec: FunctionSpec) -> dict[str, Any]:
         ended = subprocess.run(argv, env=env, capture_output=True, timeout=DESCRIBE_SECONDS_MAX, check=False)
     except subprocess.TimeoutExpired:
         raise DeployError(f"importing {spec.handler} took over {DESCRIBE_SECONDS_MAX:g} s") from None
-    found = _last_object(ended.stdout)
-    if "handlers" in found:
-        return found
-    if "detail" in found:
-        raise from_problem(found)
-    said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
-    raise DeployError(f"{spec.handler} cannot be imported: {said[-1] if said else f'exit code {ended.returncode}'}")
+    lines = [*_lines(ended.stderr), *_lines(ended.stdout)]
+    return asdict(descriptions.read(ended.returncode, lines, spec.handler))
 
 
-def _last_object(output: bytes) -> dict[str, Any]:
-    """Find the description: the last line that is a JSON object, for a handler may print while imported."""
-    for line in reversed(output.decode("utf-8", "replace").splitlines()):
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            return found
-    return {}
+def _lines(output: bytes) -> list[str]:
+    return output.decode("utf-8", "replace").splitlines()
 
 
 def _hold_to_contract(folder: Path, spec: FunctionSpec, found: Mapping[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import click
 from shoal.cli import exits, failures, options, progress, terminal
 from shoal.cli.session import Session, pass_session
 from shoal.cli.verbs import deploy, up
-from shoal.core.errors import ShoalError
+from shoal.core.errors import ShoalError, UsageError
 from shoal.core.hashing import tree_files
 from shoal.platform.port import Deployment
 
@@ -26,6 +26,8 @@ def command(session: Session, folder: Path) -> int:
     that is deployed as it is leaves the split alone. A mistake is shown and the last good revision goes on serving.
     Ctrl-C stops watching; function and platform stay up.
     """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder", hint="shoal dev functions/NAME")
     if not session.platform.running():
         progress.follow(up.start(session))
     seen = fingerprint(folder)

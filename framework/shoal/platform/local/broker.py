@@ -275,8 +275,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         uvloop.run(serve(options.fd, home_of(options.home), options.bytes_max))
     except ShoalError as error:
-        serving.log("error", error.message, component="platform")
-        sys.exit(1)
+        sys.exit(serving.refuse(error))
 
 
 if __name__ == "__main__":

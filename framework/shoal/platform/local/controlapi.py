@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -17,6 +17,8 @@ from shoal.platform.local import problems, wire
 from shoal.platform.local.deploy import Deploying, Order
 from shoal.platform.local.engine import Engine
 from shoal.platform.port import Stage
+
+_CALLER_SECONDS: Final = 0.2  # how long a deployment goes on at most without its caller
 
 log = logging.getLogger(__name__)
 
@@ -126,17 +128,42 @@ class ControlApi:
 
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
-        work = asyncio.create_task(_deploy(Deploying(self._engine, order, report), lines))
+        deploying = Deploying(self._engine, order, report, lambda: _is_there(request))
+        work = asyncio.create_task(_deploy(deploying, lines))
         self._deployments.add(work)
         work.add_done_callback(self._deployments.discard)
         try:
-            while (line := await lines.get()) is not None:
-                await response.write(json.dumps(line).encode() + b"\n")
+            await _pass_on(lines, response, lambda: _is_there(request))
+        except ConnectionError:
+            log.info("the caller of the deployment of %s went away", order.source)
         finally:
             work.cancel()
             await asyncio.wait([work])
-        await response.write_eof()
         return response
+
+
+async def _pass_on(
+    lines: asyncio.Queue[dict[str, Any] | None], response: web.StreamResponse, is_there: Callable[[], bool]
+) -> None:
+    """Write each line until there are no more; ConnectionError once the caller is gone, also between lines.
+
+    Looks every now and then: the server could cancel its handlers instead, but only all of them, and a change of
+    the traffic must not end half way.
+    """
+    while is_there():
+        try:
+            async with asyncio.timeout(_CALLER_SECONDS):
+                line = await lines.get()
+        except TimeoutError:
+            continue
+        if line is None:
+            return await response.write_eof()
+        await response.write(json.dumps(line).encode() + b"\n")
+    raise ConnectionResetError("the caller is gone")
+
+
+def _is_there(request: web.Request) -> bool:
+    return request.transport is not None and not request.transport.is_closing()
 
 
 async def _deploy(deploying: Deploying, lines: asyncio.Queue[dict[str, Any] | None]) -> None:

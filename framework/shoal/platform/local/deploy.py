@@ -10,29 +10,28 @@ import asyncio
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import aiohttp
 
 from shoal.core import limits
-from shoal.core.errors import ContractError, DeployError, SpecError, UsageError
-from shoal.core.hashing import parts_digest, tree_digest, tree_files
-from shoal.core.problems import from_problem
+from shoal.core.errors import ContractError, DeployError, ShoalError, SpecError, UsageError
+from shoal.core.hashing import parts_digest, tree_digest
 from shoal.models import contract
 from shoal.models.repository import ModelRepository
-from shoal.platform.local import environment, logfiles, packages
+from shoal.platform.local import descriptions, environment, logfiles, packages, snapshot, strays
+from shoal.platform.local.descriptions import Described
 from shoal.platform.local.engine import Engine
-from shoal.platform.local.processes import Command, Process, describe_end
+from shoal.platform.local.processes import Command, Process
 from shoal.platform.local.records import Revision, RunSpec, TriggerSpec, handler_info, percents, with_all_traffic
 from shoal.platform.port import Deployment, Stage, Target
 from shoal.spec.function import FunctionSpec, load
 
 Report = Callable[[Stage], None]
-_REASON_LINES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +44,6 @@ class Order:
     traffic: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """What a handler file declares."""
-
-    handlers: Sequence[Mapping[str, Any]] = ()
-    models: Sequence[Mapping[str, Any]] = ()
-
-
 @dataclass(slots=True)
 class Deploying:
     """One deployment under way; ``report`` gets its stages as they begin and end."""
@@ -60,31 +51,36 @@ class Deploying:
     engine: Engine
     order: Order
     report: Report
+    wanted: Callable[[], bool] = lambda: True  # whether whoever asked for it is still there
     spec: FunctionSpec = field(init=False)
     described: Described = field(init=False)
+    code: Path = field(init=False)  # the copy of the folder that all stages work on
+    code_digest: str = ""
     packages: str = ""  # the folder with what requirements.txt pins
     versions: dict[str, str] = field(default_factory=dict)  # alias -> exact model version
     replaced: tuple[Target, ...] = ()  # the split this deployment put another in the place of
 
     async def run(self) -> Deployment:
         """Go through all stages; raises SpecError, ContractError or DeployError with the one reason."""
-        scratch = Path(tempfile.mkdtemp(prefix="deploy-", dir=self.engine.home.scratch))
+        scratch = Path(tempfile.mkdtemp(prefix="deploy-", dir=self.engine.home.scratch)).resolve()
+        self.code = scratch / "code" / self.order.source.name  # its name is the function's, unless a file says so
         try:
-            await self._packages()
-            with self._stage("check") as told:
-                await self._check(scratch)
-                told.append(_summary(self.described))
+            with _as_of(self.order.source, self.code):
+                await self._packages()
+                with self._stage("check") as told:
+                    await self._check(scratch)
+                    told.append(_summary(self.described))
             async with self.engine.deploying(self.spec.name):
                 return await self._under_lock(scratch)
         finally:
             self.engine.release(str(scratch))
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+            await _in_thread(_remove, scratch)
 
     async def _under_lock(self, scratch: Path) -> Deployment:
         if self._wanted():
             await self._models(str(scratch))
         with self._stage("revision") as told:
-            revision, created = self._revision(scratch / "code")
+            revision, created = self._revision()
             told.append(revision.name if created else f"{revision.name}, unchanged")
         try:
             await self._ready(revision)
@@ -118,18 +114,17 @@ class Deploying:
         if not packages.asked(self.order.source):
             return
         with self._stage("packages") as told:
-            await asyncio.to_thread(load, self.order.source)  # its mistakes are told before anything is installed
-            wanted = await asyncio.to_thread(packages.wanted, self.order.source)
+            await _in_thread(self._copy)  # its mistakes are told before anything is installed
+            wanted = await asyncio.to_thread(packages.wanted, self.code)
             self.packages = await asyncio.to_thread(packages.install, wanted, self.order.cache)
             told.append(", ".join(map(str, wanted.pins)) or "nothing to install")
 
     async def _check(self, scratch: Path) -> None:
-        self.spec = await asyncio.to_thread(load, self.order.source)
-        await asyncio.to_thread(_snapshot, self.order.source, scratch / "code")
+        await _in_thread(self._copy)
         self.described = await self._describe(scratch)
         if not self.described.handlers:
             hint = "decorate a function with @http or @event"
-            raise SpecError("no handler in it", where=str(self.order.source / self.spec.handler), hint=hint)
+            raise SpecError("no handler in it", where=str(self.code / self.spec.handler), hint=hint)
 
     async def _models(self, lease: str) -> None:
         with self._stage("models") as told:
@@ -146,10 +141,10 @@ class Deploying:
             for declared in self.described.models:
                 await self._hold_to_contract(declared)
 
-    def _revision(self, code: Path) -> tuple[Revision, bool]:
+    def _revision(self) -> tuple[Revision, bool]:
         """Find the newest revision if it is the same, else make the next one from the snapshot."""
         spec = run_spec(self.spec, self.described, self.packages)
-        digest = _digest(code, spec, self.versions)
+        digest = _digest(self.code_digest, spec, self.versions)
         newest = next(iter(self.engine.state.revisions(self.spec.name)), None)
         if newest is not None and newest.digest == digest:
             return newest, False
@@ -159,7 +154,7 @@ class Deploying:
         )
         folder = self.engine.home.revisions / made.name
         shutil.rmtree(folder, ignore_errors=True)
-        code.rename(folder)
+        self.code.rename(folder)
         return made, True
 
     async def _ready(self, revision: Revision) -> None:
@@ -171,6 +166,8 @@ class Deploying:
     async def _publish(self, revision: Revision, *, created: bool) -> None:
         """Put the revision in effect; one that was there before leaves a split that someone chose as it is."""
         async with self.engine.changing(self.spec.name):
+            if not self.wanted():
+                raise DeployError("whoever asked for the deployment went away before its last stage")
             before = self.engine.state.traffic(self.spec.name)
             if not self.order.traffic or (percents(before) and not created):
                 await self.engine.publish(revision, None)
@@ -190,13 +187,21 @@ class Deploying:
 
     # Parts of stages.
 
+    def _copy(self) -> None:
+        """Copy the folder, once, and read what it is; all that follows is about the copy."""
+        if not self.code_digest:
+            load(self.order.source)  # what a copy leaves out is refused too: a function.yaml that is no file
+            snapshot.take(self.order.source, self.code)
+            self.spec = load(self.code)
+            self.code_digest = tree_digest(self.code)  # before its own code runs
+
     async def _describe(self, scratch: Path) -> Described:
         """Import the handler in a process of its own, as the runtime would, and read what it declares."""
         output = scratch / "described"
-        argv = environment.describe_command(self.order.source, self.spec.handler)
+        argv = environment.describe_command(self.code, self.spec.handler)
         ours = {"K_SERVICE": self.spec.name, **environment.with_packages(self.packages)}
         env = {**environment.base(scratch), **self.spec.env, **ours}
-        process = Process(Command(argv, env, output, self.order.source))
+        process = Process(Command(argv, env, output, self.code, session=True))
         try:
             async with asyncio.timeout(limits.DESCRIBE_SECONDS_MAX):
                 code = await process.wait()
@@ -204,9 +209,8 @@ class Deploying:
             limit = f"{limits.DESCRIBE_SECONDS_MAX:g} s"
             raise DeployError(f"importing {self.spec.handler} took over {limit}") from None
         finally:
-            if process.running:
-                await asyncio.shield(process.stop(0.0))
-        return _read_description(code, logfiles.lines_since(output, 0, 1_000), self.spec.handler)
+            await asyncio.shield(_end(process))
+        return descriptions.read(code, logfiles.lines_since(output, 0, 1_000), self.spec.handler)
 
     def _wanted(self) -> dict[str, str]:
         """Map each alias to a model in the repository: as function.yaml says, else the same name."""
@@ -263,6 +267,26 @@ class Deploying:
         self.report(Stage(name, "done", self.engine.clock.monotonic() - started, "".join(told)))
 
 
+async def _in_thread(work: Callable[..., None], *arguments: Path) -> None:
+    """Run work in a thread; also when cancelled back only when it is over, for no thread can be stopped."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)  # what it raised concerns nobody any more
+        raise
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _end(process: Process) -> None:
+    """End a process and what it started."""
+    await process.stop(0.0)
+    await strays.end()
+
+
 def run_spec(spec: FunctionSpec, described: Described, packages: str = "") -> RunSpec:
     """Reduce a specification and what its handler declares to what running it needs."""
     triggers = spec.triggers
@@ -294,10 +318,10 @@ def run_spec(spec: FunctionSpec, described: Described, packages: str = "") -> Ru
     )
 
 
-def _digest(code: Path, spec: RunSpec, versions: Mapping[str, str]) -> str:
+def _digest(code: str, spec: RunSpec, versions: Mapping[str, str]) -> str:
     chosen = {key: value for key, value in spec.to_json().items() if key != "handlers"}  # the code says those
     settings = json.dumps([chosen, dict(versions)], sort_keys=True)
-    return parts_digest([("code", tree_digest(code)), ("settings", settings)])
+    return parts_digest([("code", code), ("settings", settings)])
 
 
 def _source_key(function: str) -> str:
@@ -305,36 +329,15 @@ def _source_key(function: str) -> str:
     return f"source of {function}"
 
 
-def _snapshot(source: Path, into: Path) -> None:
-    """Copy the files that count, read-only; UsageError when they are too many or too large for code."""
-    files = tree_files(source)
-    total = sum((source / file).stat().st_size for file in files)
-    if len(files) > limits.SOURCE_FILES_MAX or total > limits.SOURCE_BYTES_MAX:
-        raise UsageError(
-            f"{source} has {len(files)} files with {total} bytes; "
-            f"a function's folder may have {limits.SOURCE_FILES_MAX} with {limits.SOURCE_BYTES_MAX}"
-        )
-    into.mkdir()
-    for file in files:
-        (into / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / file, into / file)
-        (into / file).chmod(0o444)
-
-
-def _read_description(code: int, lines: Sequence[str], handler: str) -> Described:
-    """Find the description in what the process wrote; raises the problem it names, else DeployError."""
-    for line in reversed(lines):
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, Mapping) and code == 0 and "handlers" in found:
-            return Described(found["handlers"], found.get("models", ()))
-        if isinstance(found, Mapping) and code and "detail" in found:
-            error = from_problem(found)
-            raise error if isinstance(error, UsageError) else DeployError(error.message, hint=error.hint)
-    said = "".join(f"\n  | {line}" for line in lines[-_REASON_LINES:])
-    raise DeployError(f"{handler} cannot be imported ({describe_end(code)}){said}")
+@contextmanager
+def _as_of(source: Path, code: Path) -> Iterator[None]:
+    """Let what is wrong with the copy name the folder it was made of, which its author knows."""
+    try:
+        yield
+    except ShoalError as error:
+        error.message = error.message.replace(str(code), str(source))
+        error.hint = error.hint.replace(str(code), str(source))
+        raise
 
 
 def _summary(described: Described) -> str:

@@ -393,7 +393,6 @@ class Engine:
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-            housekeeping.end_orphans(self.home)
-            await housekeeping.rotate_logs(self.home)
+            await housekeeping.tidy(self.home)
             if self.followers["pool"].up_to_date:  # it has been told to unload what goes
                 housekeeping.remove_models(self.home, self._models()["models"])

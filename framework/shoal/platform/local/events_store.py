@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from shoal.core import limits
 from shoal.core.errors import ConflictError, NotFoundError, StoreError
+from shoal.platform.local import databases
 from shoal.platform.local.delivery import OPEN_STATES, TRANSITIONS, State, Trigger, Verb
 
 _VERSION: Final = 1
@@ -41,6 +42,7 @@ CREATE INDEX of_event ON deliveries(event);
 CREATE INDEX open ON deliveries(trigger, due, id) WHERE state IN ('pending', 'retrying');
 CREATE INDEX dead ON deliveries(id) WHERE state = 'dead';
 """
+_LOST: Final = "events not delivered yet, and dead letters"
 _PAGE_BYTES: Final = 4096
 _PAGES_PER_EVENT: Final = 2  # attributes, headers and index entries, rounded up
 _RESERVE: Final = 0.1  # of the database, kept from newcomers
@@ -88,11 +90,13 @@ class EventStore:
     """One connection, used by one thread."""
 
     def __init__(self, path: Path, *, bytes_max: int = limits.BROKER_BYTES_MAX) -> None:
-        """Open or create the database; StoreError when it is not one of ours."""
+        """Open or create the database; StoreError when that fails, PlatformError when it is broken."""
         self._pages_max = bytes_max // _PAGE_BYTES
         try:
             self.connection = _connect(path, self._pages_max)
         except sqlite3.Error as error:
+            if told := databases.broken(path, error, _LOST):
+                raise told from error
             raise StoreError(f"{path} cannot be opened as the broker's database: {error}") from error
 
     def close(self) -> None:
@@ -345,6 +349,7 @@ def _connect(path: Path, pages_max: int) -> sqlite3.Connection:
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
     connection.execute(f"PRAGMA max_page_count = {pages_max}")
+    databases.check(connection)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version not in (0, _VERSION):
         connection.close()

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Collection
 
 from shoal.core import proctree
-from shoal.platform.local import logfiles
+from shoal.platform.local import logfiles, strays
 from shoal.platform.local.layout import Home
 from shoal.platform.local.state import State
 
@@ -44,12 +44,14 @@ def remove_models(home: Home, held: Collection[str]) -> None:
 
 
 def end_orphans(home: Home) -> None:
-    """End the processes a dead inference server left to this one."""
+    """End the processes a dead inference server, or a dead node's function, left to this one."""
     for pid in proctree.end_orphans(home.run, os.getpid()):
-        log.warning("ended process %d, which a dead inference server left", pid)
+        log.warning("ended process %d, which was left by a dead one", pid)
 
 
-async def rotate_logs(home: Home) -> None:
-    """Cut the log files that are past their bound."""
+async def tidy(home: Home) -> None:
+    """End processes that belong to nothing any more, and cut the log files that are past their bound."""
+    end_orphans(home)
+    await strays.end()
     for path in home.logs.glob("*.log"):
         await asyncio.to_thread(logfiles.rotate, path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import aiohttp
 from shoal.core import limits
 from shoal.core.clock import Clock
 from shoal.core.errors import DeployError, NotRunningError, ShoalError
-from shoal.platform.local import environment, logfiles, sockets
+from shoal.platform.local import environment, liveness, logfiles, sockets, strays
 from shoal.platform.local.layout import Home
 from shoal.platform.local.processes import Command, Process, describe_end
 from shoal.platform.local.records import Revision
@@ -31,6 +32,7 @@ from shoal.platform.local.supervisor import backoff, failures_after
 STARTUP_EXIT: Final = 3  # the runtime could not start and said why in one JSON line
 REASON_LINES: Final = 5
 _READY_RETRY_SECONDS: Final = 0.05
+_GONE_RETRY_SECONDS: Final = 0.01  # past its end, an instance is cleared up after
 _DRAIN_MARGIN_SECONDS: Final = 5.0
 _PATIENCE_SECONDS: Final = 1.0  # a start that has to wait this long is not refused: its callers wait with it
 
@@ -67,6 +69,8 @@ class Instance:
     phase: Phase = Phase.STARTING
     ready_at: float = 0.0  # monotonic seconds
     told_to_end: bool = False
+    verdict: str = ""  # why the node killed it
+    watch: asyncio.Task[None] | None = None  # asks it whether it still answers
 
     def enter(self, phase: Phase) -> bool:
         """Move to ``phase`` if that can follow; says whether it did."""
@@ -232,6 +236,7 @@ class Instances:
         if not instance.enter(Phase.READY):
             raise _stopped(instance.revision)
         instance.ready_at = self._clock.monotonic()
+        instance.watch = asyncio.create_task(self._watch(instance), name=f"watch-{instance.id}")
 
     def _spawn(self, revision: Revision, pool: tuple[str, ...]) -> Instance:
         identity = f"{revision.name}-{next(self._ids)}"
@@ -243,7 +248,7 @@ class Instances:
             port = sockets.port_of(listener)
             env = environment.of_instance(revision, source, scratch, (listener.fileno(), port), pool)
             start = logfiles.size(log)
-            command = Command(environment.runtime_command(), env, log, source, (listener.fileno(),))
+            command = Command(environment.runtime_command(), env, log, source, (listener.fileno(),), session=True)
             return Instance(identity, revision, port, Process(command), scratch, log, start, pool)
 
     async def _answer(self, instance: Instance) -> None:
@@ -263,9 +268,18 @@ class Instances:
             ended.cancel()
             ready.cancel()
 
+    async def _watch(self, instance: Instance) -> None:
+        """Kill an instance that answers no more; one that drains has its time anyway."""
+        await liveness.until_silent(instance.port)
+        if instance.phase is Phase.READY:
+            instance.verdict = liveness.VERDICT
+            instance.process.signal(signal.SIGKILL)
+
     async def _attend(self, instance: Instance) -> None:
         """Wait for the end of an instance and clear up after it, whatever ended it."""
         code = await instance.process.wait()
+        if instance.watch:
+            instance.watch.cancel()
         crashed = instance.phase is Phase.READY
         if crashed:
             lived_s = self._clock.monotonic() - instance.ready_at
@@ -273,12 +287,13 @@ class Instances:
         elif instance.ready_at:
             self.forgive(instance.revision.name)
         instance.enter(Phase.GONE)
+        if crashed:
+            self._hooks.changed()
+        await strays.end()  # what its handler started ends with it
         self._crew(instance.revision.name).instances.remove(instance)
         shutil.rmtree(instance.scratch, ignore_errors=True)
         if instance.revision.models:
             self._hooks.gone()
-        if crashed:
-            self._hooks.changed()
 
     def _count_failure(self, revision: str, reason: str, lived_s: float = 0.0) -> None:
         failures = self._crew(revision).failures
@@ -294,12 +309,12 @@ class Instances:
         if code == STARTUP_EXIT and told:
             return told
         when = "it ended" if instance.ready_at else "it ended before it was ready"
-        return f"{when} ({describe_end(code)})" + _quoted(lines[-REASON_LINES:])
+        return (instance.verdict or f"{when} ({describe_end(code)})") + _quoted(lines[-REASON_LINES:])
 
     async def _gone(self, revision: str) -> None:
         while self._crew(revision).instances:
             await asyncio.gather(*(instance.process.wait() for instance in self._crew(revision).instances))
-            await asyncio.sleep(0)
+            await asyncio.sleep(_GONE_RETRY_SECONDS)
 
 
 async def _joined(revision: Revision, start: asyncio.Task[None]) -> None:

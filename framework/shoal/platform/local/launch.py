@@ -15,10 +15,10 @@ from contextlib import suppress
 from typing import Any, Final
 
 from shoal.core import lifeline, limits, proctree
-from shoal.core.errors import ConflictError, NotRunningError, PlatformError
+from shoal.core.errors import ConflictError, NotRunningError, PlatformError, UsageError
 from shoal.core.problems import from_problem
 from shoal.platform.local import logfiles, unixhttp
-from shoal.platform.local.layout import Home
+from shoal.platform.local.layout import HOME_VARIABLE, Home
 
 START_SECONDS_MAX: Final = 120.0
 KILL_SECONDS_MAX: Final = 30.0
@@ -30,8 +30,10 @@ def is_alive(home: Home) -> bool:
     """Say whether a node runs in this home: whether somebody holds its lock."""
     try:
         descriptor = os.open(home.lock, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise UsageError(f"{home.lock} cannot be opened: {error.strerror}", hint=f"{HOME_VARIABLE}=DIR") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -66,6 +68,7 @@ def stop(home: Home) -> bool:
     Asks first; a node that does not answer is ended by SIGTERM, and by SIGKILL when even that does not help.
     """
     if not is_alive(home):
+        _clear(home)
         return False
     node = _node_pid(home)
     family = proctree.family(node)
@@ -75,10 +78,35 @@ def stop(home: Home) -> bool:
         _end(node, signal.SIGTERM)
         if not _until(lambda: not is_alive(home), KILL_SECONDS_MAX):
             _end(node, signal.SIGKILL)
+            _until(lambda: not is_alive(home), KILL_SECONDS_MAX)
+    for pid, born in family.items():
+        if pid != node and not is_alive(home):
+            proctree.kill(pid, born)  # a node that was killed leaves what functions started
     if not _until(lambda: not any(proctree.same(pid, born) for pid, born in family.items()), KILL_SECONDS_MAX):
         left = [pid for pid, born in family.items() if proctree.same(pid, born)]
         raise PlatformError(f"processes of the platform are still there: {left}")
+    _clear(home)
     return True
+
+
+def _clear(home: Home) -> None:
+    """End and remove what a node that was killed left; nothing while another starts, which does so itself."""
+    from shoal.pool.server import sweep_shared_memory  # not needed by any other command
+
+    try:
+        descriptor = os.open(home.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _until(lambda: not proctree.end_orphans(home.run, 0), KILL_SECONDS_MAX)
+        sweep_shared_memory()
+        for left in home.run.glob("*.sock"):
+            left.unlink(missing_ok=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def _spawn(home: Home, arguments: Sequence[str], fd: int, *, dies_with_caller: bool) -> None:

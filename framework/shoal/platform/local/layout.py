@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,8 @@ class Home:
         try:
             for folder in (self.root, self.revisions, self.models, self.logs, self.run, self.scratch):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if not os.access(folder, os.W_OK | os.X_OK):
+                    raise OSError(errno.EACCES, f"{folder} cannot be written to")
             self._close_to_others()
         except OSError as error:
             raise UsageError(

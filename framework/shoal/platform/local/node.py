@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shoal.core.errors import ConflictError, ShoalError, UsageError
-from shoal.platform.local import problems, serving, sockets
+from shoal.platform.local import problems, serving, sockets, strays, supervisor
 from shoal.platform.local.controlapi import application
-from shoal.platform.local.engine import Engine
+from shoal.platform.local.engine import COMPONENTS, Engine
 from shoal.platform.local.layout import Home, home_of
 from shoal.platform.local.state import State
 
@@ -82,7 +82,7 @@ def serve(options: Options) -> None:
         stack.callback(state.close)
         listeners = _listeners(options, state, stack)
         asyncio.run(_serve(Engine(options.home, state, listeners, options.fake_pool), options))
-        for name in ("node", *PORTS):
+        for name in ("node", *COMPONENTS):
             options.home.socket(name).unlink(missing_ok=True)
 
 
@@ -93,7 +93,7 @@ async def _serve(engine: Engine, options: Options) -> None:
     runner = await serving.serve_control(application(engine), engine.home.socket("node"))
     try:
         await engine.start()
-        await _first(engine.settle(), engine.stopping.wait())
+        await _first(engine.settle(), supervisor.first_refusal(engine.parts.values()), engine.stopping.wait())
         log.info("ready")
         _report(options, {"ready": True})
         await engine.stopping.wait()
@@ -101,6 +101,7 @@ async def _serve(engine: Engine, options: Options) -> None:
     finally:
         await runner.cleanup()  # first: what it is asked to do needs the parts
         await engine.stop()
+        await strays.end_all()
 
 
 async def _first(*waits: Any) -> None:
@@ -181,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _options(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     _raise_file_limit()
+    strays.adopt()
     try:
         serve(options)
     except ShoalError as error:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from shoal.core import lifeline
 from shoal.core.errors import PlatformError
@@ -28,6 +29,15 @@ class Command:
     log: Path
     cwd: Path | None = None
     fds: Sequence[int] = field(default=())
+    session: bool = False  # whether it gets a session of its own, by which what it starts can be told
+
+
+_running: Final[dict[int, Command]] = {}  # what this process started and has not reaped, by process id
+
+
+def running() -> Mapping[int, Command]:
+    """Map the process ids of all children started here that have not been seen to end to their commands."""
+    return _running
 
 
 class Process:
@@ -36,6 +46,7 @@ class Process:
     def __init__(self, command: Command) -> None:
         self._popen = start(command)
         self.pid = self._popen.pid
+        _running[self.pid] = command
         self._handle = os.pidfd_open(self.pid)
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = self._loop.create_future()
@@ -73,6 +84,7 @@ class Process:
         code = self._popen.poll()
         if code is None:
             return
+        del _running[self.pid]
         self._loop.remove_reader(self._handle)
         os.close(self._handle)
         self._ended.set_result(code)
@@ -92,6 +104,7 @@ def start(command: Command) -> subprocess.Popen[bytes]:
                 env=dict(command.env),
                 cwd=command.cwd,
                 pass_fds=tuple(command.fds),
+                start_new_session=command.session,
             )
     except OSError as error:
         raise PlatformError(f"{command.argv[0]} cannot be started: {error.strerror}") from error

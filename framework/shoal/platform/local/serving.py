@@ -11,6 +11,7 @@ import json
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -34,6 +35,8 @@ from shoal.runtime.lines import LineWriter
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 OUTPUT: Final = LineWriter(1)  # stdout
+FAILED_EXIT: Final = 1  # of a process that ended for what may not last: it is worth another start
+REFUSED_EXIT: Final = 3  # of one that cannot start for a reason that stays; a problem is its last line
 _LOG_CLOSE_SECONDS: Final = 1.0
 _BACKLOG: Final = 1024  # connections the kernel keeps while this process restarts
 
@@ -167,6 +170,13 @@ def log(level: str, message: str, **fields: Any) -> None:
     """Write one JSON line to stdout."""
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
     OUTPUT.write(json.dumps({"time": time, "level": level, "message": message, **fields}) + "\n")
+
+
+def refuse(error: ShoalError) -> int:
+    """Tell on stderr why this process cannot serve; gives its exit code, by which its parent knows what lasts."""
+    line = {"level": "error", "message": error.message, **problems.document(error)}
+    print(json.dumps(line), file=sys.stderr, flush=True)
+    return FAILED_EXIT if error.temporary else REFUSED_EXIT
 
 
 def inherited_socket(fd: int) -> socket.socket:

@@ -17,11 +17,13 @@ from typing import Any, Final
 
 from shoal.core import limits, names
 from shoal.core.errors import ConflictError, NotFoundError, PlatformError, StoreError, UsageError
+from shoal.platform.local import databases
 from shoal.platform.local.records import Revision, RunSpec, percents, tags, with_percents
 from shoal.platform.port import Target
 
 SCHEMA_VERSION: Final = 1
 _BUSY_SECONDS: Final = 10.0
+_LOST: Final = "functions, revisions and traffic, so deploy again"
 
 _SCHEMA: Final = """
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -46,13 +48,14 @@ class State:
     """The platform's memory; not for use from several threads."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file; StoreError when that fails, PlatformError when it is a newer shoal's."""
+        """Open or create the file; StoreError when that fails, PlatformError when it is broken or newer."""
         self._path = path
         with _as_ours(path):
             self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 self._db.execute(f"PRAGMA {pragma}")
+            databases.check(self._db)
             self._migrate(path)
 
     def close(self) -> None:
@@ -267,6 +270,8 @@ def _as_ours(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
+        if told := databases.broken(path, error, _LOST):
+            raise told from error
         raise StoreError(f"{path} cannot be read or written: {error}", hint="df -h") from error
 
 

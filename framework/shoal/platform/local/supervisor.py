@@ -6,16 +6,18 @@ What a supervised process may do is the table ``TRANSITIONS``; the loop only doe
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import StrEnum
-from typing import Final
+from typing import Final, NoReturn
 
 from shoal.core import limits
 from shoal.core.clock import Clock
-from shoal.core.errors import ShoalError
-from shoal.platform.local import logfiles
+from shoal.core.errors import PlatformError, ShoalError
+from shoal.core.problems import from_problem
+from shoal.platform.local import logfiles, serving
 from shoal.platform.local.processes import Command, Process, describe_end
 
 BACKOFF_FIRST_SECONDS: Final = 0.1
@@ -89,6 +91,25 @@ async def for_ever(work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(_AFTER_DEFECT_SECONDS)
 
 
+async def first_refusal(parts: Iterable[Supervised]) -> NoReturn:
+    """Wait until a process says that it cannot start, and raise its reason."""
+    waits = {asyncio.create_task(part.refused.wait()): part for part in parts}
+    try:
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    raise waits[done.pop()].refusal or PlatformError("a part of the platform does not start")
+
+
+def _refusal(lines: Sequence[str]) -> ShoalError | None:
+    """Read the problem a process wrote as its last line; None when that line is something else."""
+    try:
+        return from_problem(json.loads(lines[0]))
+    except (IndexError, ValueError, TypeError, AttributeError):
+        return None
+
+
 class Supervised:
     """One process that is started again whenever it ends.
 
@@ -108,6 +129,8 @@ class Supervised:
         self.state = State.IDLE
         self.starts = 0
         self.reason = ""  # why it last ended
+        self.refusal: ShoalError | None = None  # what it cannot start for, however often it is tried
+        self.refused = asyncio.Event()
         self._command = command
         self._clock = clock
         self._prepare, self._started = prepare, started
@@ -160,6 +183,9 @@ class Supervised:
         self.state = step(self.state, Event.EXITED)
         last = logfiles.lines_since(self._command.log, offset, 1)
         self.reason = f"{describe_end(code)}" + (f": {last[0]}" if last else "")
+        if code == serving.REFUSED_EXIT and (refusal := _refusal(last)):
+            self.refusal, self.reason = refusal, refusal.message
+            self.refused.set()
 
     def _start(self) -> None:
         try:

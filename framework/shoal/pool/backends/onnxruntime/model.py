@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,23 @@ _GRAPH_LEVELS = {
     1: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     2: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }  # numbers as in Triton's optimization.graph.level; 0 is its default
+
+
+_PARENT = os.getppid()
+_PARENT_LOOK_SECONDS = 1.0
+
+
+def _die_with_server() -> None:
+    """End this process when the server that started it is gone: killed, it takes nobody along.
+
+    PR_SET_PDEATHSIG would not do: it follows the thread that loaded the model, and that ends with the load.
+    """
+    while os.getppid() == _PARENT:
+        time.sleep(_PARENT_LOOK_SECONDS)
+    os._exit(1)
+
+
+threading.Thread(target=_die_with_server, name="parent", daemon=True).start()
 
 
 class TritonPythonModel:
