@@ -25,7 +25,7 @@ def test_files_are_listed_without_caches_and_dead_links(tmp_path: Path) -> None:
 @pytest.mark.parametrize("listing", [code_files, model_files])
 def test_a_name_that_is_no_text_is_told_apart(tmp_path: Path, listing: type) -> None:
     (tmp_path / os.fsdecode(b"a\nb\xff")).touch()
-    with pytest.raises(SpecError, match="'a.nb.udcff' is not UTF-8") as raised:
+    with pytest.raises(SpecError, match=r"'a.nb.udcff' is not UTF-8") as raised:
         listing(tmp_path)
     raised.value.message.encode()
 
