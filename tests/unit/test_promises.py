@@ -32,6 +32,8 @@ def test_every_row_names_what_keeps_it() -> None:
 
 def test_every_place_on_the_map_exists() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
-    places = set(re.findall(r"`((?:cli|platform|image|pool|models|runtime|triton|spec|core)/[a-z_/]*(?:\.py)?)`", text))
+    places = set(
+        re.findall(r"`((?:cli|platform|image|pool|models|runtime|triton|spec|core)/[a-z_/]*(?:\.py)?)`", text)
+    )
     assert len(places) > 20
     assert [place for place in places if not (ROOT / "framework" / "shoal" / place).exists()] == []

@@ -44,7 +44,7 @@ PRIORITY: Final = Kind("scheduling.k8s.io/v1", "priorityclasses", "PriorityClass
 _POOL: Final = "shoal-pool"
 _TRITON: Final = "shoal-pool-triton"  # the images' names in the manifests
 _AGENT: Final = "shoal-pool-agent"
-_PLACEHOLDER: Final = f"nvcr.io/nvidia/tritonserver@sha256:{'0' * 64}"
+_PLACEHOLDER: Final = f"registry.example/nvidia/tritonserver@sha256:{'0' * 64}"
 _EVERYWHERE: Final = "*"  # for kinds without a namespace
 _CLUSTER_WIDE: Final = frozenset({"Namespace", "PriorityClass"})
 KINDS: Final = {
@@ -177,7 +177,7 @@ def with_images(settings: InstallSettings) -> InstallSettings:
     if settings.overlay == "gpu" and not settings.triton_image:
         raise UsageError(
             "no Triton image is named for GPUs",
-            hint="triton_image: nvcr.io/nvidia/tritonserver@sha256:…, a release of 26.05 or later",
+            hint="triton_image: registry.example/nvidia/tritonserver@sha256:…, a release of 26.05 or later",
         )
     if settings.triton_image and settings.agent_image:
         return settings
