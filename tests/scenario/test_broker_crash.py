@@ -171,5 +171,5 @@ async def test_what_is_no_database_stops_the_broker_with_the_reason(mail: Mail) 
     (mail.home.root / "broker.db").write_bytes(b"not a database at all" * 1000)
     mail.child.start()
     assert mail.child.process is not None
-    assert await asyncio.to_thread(mail.child.process.wait, 60) == 1
-    assert "cannot be opened as the broker's database" in mail.child.lines()[-1]["message"]
+    assert await asyncio.to_thread(mail.child.process.wait, 60) == 3
+    assert "is not a usable database" in mail.child.lines()[-1]["message"]

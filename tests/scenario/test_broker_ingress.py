@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from helpers_gateway import Mail, running_broker
+from helpers_gateway import Mail, running_broker, until
 from shoal.core import limits
 
 EVENT = {"specversion": "1.0", "id": "s1", "source": "/t", "type": "x"}
@@ -111,6 +111,11 @@ async def test_an_event_whose_publisher_hangs_up_at_once_is_delivered(mail: Mail
         writer.write(message)
         await writer.drain()
         writer.transport.abort()
-    await mail.settled(pending=0, retrying=0)
+
+    async def all_delivered() -> bool:
+        stats = await mail.stats()
+        return bool(stats["delivered"] == stats["accepted"] > 0)
+
+    await until(all_delivered, "for every kept event to be delivered")
     stats = await mail.stats()
-    assert stats["accepted"] == stats["delivered"] == len(mail.functions.seen)
+    assert stats["delivered"] <= len(mail.functions.seen)
