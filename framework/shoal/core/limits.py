@@ -33,6 +33,7 @@ DRAIN_SETTLE_SECONDS: Final = 0.05  # connections made just before the end are s
 DRAIN_MARGIN_SECONDS: Final = 2.0  # past the longest deadline, for answers on their way out
 STOP_HOOKS_SECONDS_MAX: Final = 10.0  # all stop hooks together
 LOG_FLUSH_SECONDS: Final = 0.1  # a log line waits at most this before it is written
+REPORTS_KEPT_MAX: Final = 256  # finished requests not counted and logged yet
 LOG_BUFFER_BYTES_MAX: Final = 8 * 2**20  # lines kept while nobody reads them; then they are dropped and counted
 LOG_FLUSH_BYTES: Final = 64 * 2**10  # written at once past this
 BACKLOG_CONNECTIONS_MAX: Final = 2048  # waiting to be accepted

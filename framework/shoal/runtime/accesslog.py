@@ -29,7 +29,11 @@ class Timestamps:
 
     def now(self) -> str:
         """Give the time as ``2026-01-31T12:00:00.123Z``."""
-        millisecond = int(self._now() * 1000)
+        return self.text(self._now())
+
+    def text(self, at: float) -> str:
+        """Give a time, in seconds since the epoch, in the same form."""
+        millisecond = int(at * 1000)
         if millisecond != self._millisecond:
             second, rest = divmod(millisecond, 1000)
             self._millisecond = millisecond
@@ -61,14 +65,19 @@ class Log:
         seconds: float,
         queue_s: float,
         error: ShoalError | None,
+        at: float | None = None,
     ) -> None:
-        """Write a finished request's line, on the loop's thread; a warning for 4xx, an error for 5xx."""
+        """Write a finished request's line, on the loop's thread; a warning for 4xx, an error for 5xx.
+
+        ``at`` is when it was finished, in seconds since the epoch; now, without it.
+        """
         rank, level = (1, "info") if status < 400 else (2, "warning") if status < 500 else (3, "error")
         if rank < self._rank:
             return
+        time_text = self._times.now() if at is None else self._times.text(at)
         queued = f"{queue_s * 1e3:.3f}" if queue_s else "0.000"
         self.writer.keep(
-            f'{{"time":"{self._times.now()}","level":"{level}","message":"request","trace_id":"{trace_id}",'
+            f'{{"time":"{time_text}","level":"{level}","message":"request","trace_id":"{trace_id}",'
             f'"request_id":{quoted(request_id)},{self._labels_text},"method":"{method}","path":{quoted(path)},'
             f'"status":{status},"duration_ms":{seconds * 1e3:.3f},"queue_ms":{queued}'
             f"{'' if error is None else _about(error)}}}\n"

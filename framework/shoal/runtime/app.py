@@ -90,6 +90,7 @@ class App:
 
     async def _metrics(self, accept: str) -> Response:
         # On a thread: the first scrape imports prometheus_client, which would hold up requests for 60 ms.
+        self._function.reports.settle()
         text, content_type = await asyncio.to_thread(self._function.metrics.render, accept)
         return Response(text, 200, {"content-type": content_type})
 

@@ -333,6 +333,7 @@ def _reader(content_type: str | None) -> Reader:
     return bytes
 
 
+@lru_cache(maxsize=256)
 def is_json(content_type: str) -> bool:
     """Tell whether a media type declares JSON: ``*/json`` or ``*/*+json``."""
     return content_type.partition(";")[0].strip().lower().endswith(("/json", "+json"))

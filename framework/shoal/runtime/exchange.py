@@ -200,12 +200,12 @@ class Exchange:
         if self._reported:
             return
         self._reported = True
-        seconds = self._function.monotonic() - self._begun
-        self._function.metrics.request(self._handler, status, seconds, self._queue_s)
-        self._function.log.request(
-            self._trace_id, self._request_id, self._scope["method"], self._scope["path"],
-            status, seconds, self._queue_s, error,
-        )  # fmt: skip
+        function, scope = self._function, self._scope
+        seconds = function.monotonic() - self._begun
+        function.reports.add((
+            function.reports.now(), self._handler, status, seconds, self._queue_s,
+            self._trace_id, self._request_id, scope["method"], scope["path"], error,
+        ))  # fmt: skip
 
     def _leave(self) -> None:
         """Give the slot back, or leave that to the thread that still runs this call's handler."""

@@ -14,6 +14,7 @@ from shoal.runtime.handlers import Registry
 from shoal.runtime.messages import Request
 from shoal.runtime.metrics import Metrics
 from shoal.runtime.readiness import Readiness
+from shoal.runtime.reports import Reports
 from shoal.runtime.routes import HttpRoute
 from shoal.runtime.settings import Settings
 from shoal.runtime.trace import Bits
@@ -32,6 +33,7 @@ class Function:
     readiness: Readiness
     metrics: Metrics
     log: Log
+    reports: Reports
     bits: Bits  # randomness for trace and span ids
     monotonic: Callable[[], float]  # seconds; the loop's own time is cached and counts milliseconds
     watches: Watches

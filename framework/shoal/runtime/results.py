@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
@@ -38,6 +39,10 @@ def new_id() -> str:
     return str(uuid4())
 
 
+_JSON_KINDS: Final = frozenset({dict, list})
+_JSON_HEADERS: Final = MappingProxyType({"content-type": JSON_TYPE})
+
+
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """Where a reply's ``time`` and ``id`` come from when the handler leaves them empty."""
@@ -48,6 +53,8 @@ class Stamp:
 
 def http_response(result: Any) -> Response:
     """Make the response of an HTTP handler's result, streams apart; raises HandlerError for what has no form."""
+    if type(result) in _JSON_KINDS:  # what most handlers return, told apart at once
+        return Response(_json(result), headers=_JSON_HEADERS)
     if isinstance(result, Response):
         return result
     if isinstance(result, tuple):
@@ -79,7 +86,7 @@ def _body(result: Any) -> tuple[bytes, str]:
         return result, BYTES_TYPE
     if isinstance(result, str):
         return _utf8(result), TEXT_TYPE
-    if isinstance(result, bytearray | memoryview):
+    if isinstance(result, (bytearray, memoryview)):
         return bytes(result), BYTES_TYPE
     if isinstance(result, CloudEvent) or is_sdk_event(result):
         raise HandlerError("the handler returned a CloudEvent: only an event handler (@event) answers with one")
@@ -105,7 +112,7 @@ def _json(value: Any) -> bytes:
 
 def is_stream(result: Any) -> bool:
     """Tell whether a result is an iterator, which is streamed."""
-    return hasattr(result, "__anext__") or hasattr(result, "__next__")
+    return type(result) not in _JSON_KINDS and (hasattr(result, "__anext__") or hasattr(result, "__next__"))
 
 
 async def stream(result: Any, run_sync: RunSync) -> Response:

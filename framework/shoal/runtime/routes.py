@@ -50,9 +50,12 @@ class HttpRoute:
 
     async def __call__(self, request: Request, context: Context, run_sync: RunSync) -> Response:
         """Answer ``request``."""
-        binding = self.bound()
+        binding = self.binding or self.bound()
         call = Call(request, context)
-        result = await invoke(binding, call, run_sync)
+        if binding.is_async and not binding.is_generator:
+            result = await binding.function(*binding.arguments(call))
+        else:
+            result = await invoke(binding, call, run_sync)
         return await stream(result, run_sync) if is_stream(result) else http_response(result)
 
 

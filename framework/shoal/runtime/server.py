@@ -24,6 +24,7 @@ from shoal.runtime.lines import LineWriter
 from shoal.runtime.metrics import Metrics
 from shoal.runtime.protocol import Config, FunctionProtocol, ServerState
 from shoal.runtime.readiness import Readiness
+from shoal.runtime.reports import Reports
 from shoal.runtime.settings import Settings
 from shoal.runtime.startup import Startup, connect
 from shoal.runtime.watch import Watches
@@ -67,7 +68,11 @@ class Server:
             await self._stop()
             return code
         finally:
-            self._log.writer.close(_LOG_CLOSE_SECONDS)
+            self._close_log()
+
+    def _close_log(self) -> None:
+        self._function.reports.settle()
+        self._log.writer.close(_LOG_CLOSE_SECONDS)
 
     async def _accept(self) -> asyncio.Server:
         config = Config(
@@ -101,7 +106,7 @@ class Server:
     def _on_signal(self) -> None:
         if self._told_to_stop.is_set():
             self._log.say("warning", "told twice to stop: leaving at once")
-            self._log.writer.close(_LOG_CLOSE_SECONDS)
+            self._close_log()
             os._exit(EXIT_KILLED)
         self._app.drain()
         self._told_to_stop.set()
@@ -144,6 +149,7 @@ def assemble(settings: Settings, registry: Registry, loop: asyncio.AbstractEvent
         "shoal_ready": ("1 when the readiness probe says yes.", lambda: float(readiness.ready)),
         "shoal_log_lines_dropped": ("Log lines nobody read in time.", lambda: float(log.writer.dropped)),
     }
+    metrics = Metrics(settings.service, settings.revision, gauges)
     return Function(
         settings=settings,
         registry=registry,
@@ -151,8 +157,9 @@ def assemble(settings: Settings, registry: Registry, loop: asyncio.AbstractEvent
         executor=ThreadPoolExecutor(settings.threads, thread_name_prefix=_THREAD_NAME),
         admission=admission,
         readiness=readiness,
-        metrics=Metrics(settings.service, settings.revision, gauges),
+        metrics=metrics,
         log=log,
+        reports=Reports(metrics, log, loop, SystemClock().now),
         bits=random.Random().getrandbits,  # noqa: S311  names, not secrets
         monotonic=SystemClock().monotonic,
         watches=Watches(loop),
