@@ -82,6 +82,8 @@ lock: $(VENV)/.installed ## Resolve the dependencies again (after a change in py
 	  requirements/bootstrap.in -o requirements/bootstrap.lock
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  --all-extras --group dev pyproject.toml -o requirements/dev.lock
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-emit-index-url --no-header --python-version 3.11 \
+	  -c requirements/dev.lock pyproject.toml -o framework/shoal/image/runtime.lock
 
 .PHONY: clean
 clean: ## Remove what the build made here (not the cache in ~/.cache/shoal)
